@@ -1,0 +1,91 @@
+package core
+
+import (
+	"encoding/binary"
+	"net/netip"
+)
+
+// IP protocol numbers that a service can balance (IANA protocol-numbers).
+const (
+	ProtoTCP uint8 = 6
+	ProtoUDP uint8 = 17
+)
+
+// FlowKey is the 5-tuple of a flow as the client sends it: Src is the client,
+// Dst the VIP. Addresses are 16 bytes in network order, IPv4 as ::ffff:a.b.c.d,
+// ports in host order. The zero padding makes the type comparable and usable
+// as a map key.
+type FlowKey struct {
+	Src, Dst         [16]byte
+	SrcPort, DstPort uint16
+	Proto            uint8
+}
+
+// Hash is the keyed hash of the 5-tuple: the same for the same seed on every
+// machine, so balancers that share a seed agree. It folds the tuple's five
+// 64-bit words through the xorshift-multiply permutation below; it uses only
+// 64-bit multiplications, so that a BPF program can compute the same value.
+func (k *FlowKey) Hash(seed uint64) uint64 {
+	h := Mix(seed ^ 0x9e3779b97f4a7c15)
+	h = Mix(h ^ binary.BigEndian.Uint64(k.Src[:8]))
+	h = Mix(h ^ binary.BigEndian.Uint64(k.Src[8:]))
+	h = Mix(h ^ binary.BigEndian.Uint64(k.Dst[:8]))
+	h = Mix(h ^ binary.BigEndian.Uint64(k.Dst[8:]))
+	return Mix(h ^ (uint64(k.SrcPort)<<32 | uint64(k.DstPort)<<16 | uint64(k.Proto)))
+}
+
+// Mix is a bijection of the 64-bit words that spreads every input bit over the
+// output (constants of Degski's 64-bit mixer, 2018).
+func Mix(x uint64) uint64 {
+	x ^= x >> 32
+	x *= 0xd6e8feb86659fd93
+	x ^= x >> 32
+	x *= 0xd6e8feb86659fd93
+	x ^= x >> 32
+	return x
+}
+
+// SrcAddr is the client's address and port.
+func (k *FlowKey) SrcAddr() netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom16(k.Src).Unmap(), k.SrcPort)
+}
+
+// DstAddr is the VIP and the service's port.
+func (k *FlowKey) DstAddr() netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom16(k.Dst).Unmap(), k.DstPort)
+}
+
+// NewFlow is what a policy may know when it is asked for a backend.
+type NewFlow struct {
+	Key     FlowKey
+	Hash    uint64 // Key.Hash(service seed)
+	Rand    uint64 // fresh for every pick, so that a recorded pick replays
+	Now     uint64 // CLOCK_MONOTONIC, ns
+	Family  uint8  // 4 or 6
+	Service uint32 // Service.Index
+	Mark    uint32 // the packet's fwmark
+	Flags   uint32 // Flow… bits
+	Attempt int32  // 0 at first, counts re-schedulings of the same flow
+}
+
+// Bits of NewFlow.Flags.
+const (
+	FlowSYN      uint32 = 1 << 0 // the packet opens a TCP connection
+	FlowFragment uint32 = 1 << 1 // the packet is an IP fragment
+	FlowMidFlow  uint32 = 1 << 2 // TCP without SYN: the flow is older than its entry
+)
+
+// Decision says who picked the backend of a flow.
+type Decision uint8
+
+// The deciders, in the order in which they are tried.
+const (
+	ByPolicy   Decision = iota // the policy's pick
+	ByFallback                 // the lookup table: the policy failed or had no choice
+	ByReject                   // the policy refused the flow (no backend)
+	ByNobody                   // no backend is eligible (no backend)
+)
+
+var decisionNames = [...]string{"policy", "fallback", "reject", "nobody"}
+
+func (d Decision) String() string { return decisionNames[d] }
