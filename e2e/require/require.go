@@ -1,0 +1,45 @@
+// Package require is how privileged tests say what they need. A test that
+// cannot have it is skipped with the missing feature's name, or fails when
+// CAPLANCE_REQUIRE_PRIVILEGED=1 is set (as in CI), so that a green run never
+// hides tests that did not run.
+//
+//	func TestAddAddr(t *testing.T) {
+//		require.NetNS(t) // this goroutine is now alone in a fresh netns
+//		…
+//	}
+package require
+
+import (
+	"os"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// Env is the environment variable that turns every skip into a failure.
+const Env = "CAPLANCE_REQUIRE_PRIVILEGED"
+
+// Missing ends the test because the machine lacks feature: a skip, or a
+// failure under Env. It is the only place of the project that may skip.
+func Missing(t testing.TB, feature string) {
+	t.Helper()
+	if os.Getenv(Env) == "1" {
+		t.Fatalf("%s=1, but this machine lacks %s", Env, feature)
+	}
+	t.Skipf("needs %s", feature)
+}
+
+// Root demands the privileges to change the network: CAP_NET_ADMIN and
+// CAP_SYS_ADMIN, which in practice means root.
+func Root(t testing.TB) {
+	t.Helper()
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		t.Fatalf("capabilities of this process: %v", err)
+	}
+	const need = 1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_SYS_ADMIN
+	if data[0].Effective&need != need {
+		Missing(t, "root (CAP_NET_ADMIN and CAP_SYS_ADMIN)")
+	}
+}
