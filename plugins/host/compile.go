@@ -1,0 +1,154 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/caplance/caplance/plugins/abi"
+	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
+)
+
+// MaxModuleSize is the largest module that is accepted, in bytes: 16 MiB, five
+// times what a standard Go guest with fmt has.
+const MaxModuleSize = 16 << 20
+
+func errTooLarge(size int) error {
+	return fmt.Errorf("module has %d bytes, more than the %d allowed: strip it (clang -Wl,--strip-all, Go -ldflags=-s)", size, MaxModuleSize)
+}
+
+// Policy is a compiled module that passed the checks of ABI v1. It may be used
+// by several goroutines at once.
+type Policy struct {
+	name     string
+	runtime  *Runtime
+	compiled wazero.CompiledModule
+}
+
+// Name is what the policy was called when it was compiled.
+func (p *Policy) Name() string { return p.name }
+
+// Close frees the machine code. The schedulers made from the policy must have
+// been closed before.
+func (p *Policy) Close(ctx context.Context) error { return p.compiled.Close(ctx) }
+
+// Compile checks that wasm is a policy and compiles it; name is for messages.
+// It is the only way for a module into the runtime. Errors say what to change
+// in the policy or its build.
+func (r *Runtime) Compile(ctx context.Context, name string, wasm []byte) (*Policy, error) {
+	compiled, err := r.compile(ctx, wasm)
+	if err != nil {
+		return nil, fmt.Errorf("policy %q: %w", name, err)
+	}
+	return &Policy{name: name, runtime: r, compiled: compiled}, nil
+}
+
+func (r *Runtime) compile(ctx context.Context, wasm []byte) (wazero.CompiledModule, error) {
+	if err := checkPreamble(wasm); err != nil {
+		return nil, err
+	}
+	o, err := readOutline(wasm)
+	if err != nil {
+		return nil, fmt.Errorf("%w: the file is cut short or damaged, build or copy it again", err)
+	}
+	if err := join(checkMemories(o), r.checkImports(o)); err != nil {
+		return nil, err
+	}
+	compiled, err := r.engine.CompileModule(ctx, wasm)
+	if err != nil {
+		return nil, fmt.Errorf("module is invalid, build it again for WebAssembly 2.0 without proposals beyond it: %w", err)
+	}
+	if err := checkExports(compiled); err != nil {
+		return nil, errors.Join(err, compiled.Close(ctx))
+	}
+	return compiled, nil
+}
+
+func checkMemories(o *outline) error {
+	if len(o.memories) > 1 {
+		return fmt.Errorf("module has %d memories: a policy has exactly one", len(o.memories))
+	}
+	for _, m := range o.memories {
+		const fix = "lower it (clang -Wl,--max-memory, AssemblyScript --maximumMemory)"
+		if m.min > MaxMemoryPages {
+			return fmt.Errorf("memory starts with %d pages, more than the %d allowed: %s", m.min, MaxMemoryPages, fix)
+		}
+		if m.max > MaxMemoryPages {
+			return fmt.Errorf("memory declares a maximum of %d pages, more than the %d allowed: %s", m.max, MaxMemoryPages, fix)
+		}
+	}
+	return nil
+}
+
+// checkImports names what the host does not offer, all of it at once.
+func (r *Runtime) checkImports(o *outline) error {
+	var errs []error
+	for _, d := range o.imports {
+		switch {
+		case d.kind == kindMemory:
+			errs = append(errs, fmt.Errorf("memory is imported from %q: define and export it (clang: without -Wl,--import-memory)", d.module))
+		case d.kind != kindFunc || !r.offers(d.module, d.name):
+			errs = append(errs, fmt.Errorf("import %s.%s (%s) is not offered: a policy imports nothing but wasi_snapshot_preview1 and env.abort functions", d.module, d.name, kindNames[d.kind]))
+		}
+	}
+	return join(errs...)
+}
+
+// checkExports compares names and signatures with the ABI and reports every
+// difference.
+func checkExports(m wazero.CompiledModule) error {
+	funcs := m.ExportedFunctions()
+	if _, ok := funcs["_start"]; ok && funcs[abi.Marker] == nil {
+		return errors.New("module is a command (it exports _start): build it as a library " +
+			"(Go and TinyGo -buildmode=c-shared, clang -Wl,--no-entry, Rust crate-type cdylib)")
+	}
+	var errs []error
+	if _, ok := m.ExportedMemories()[abi.Memory]; !ok {
+		errs = append(errs, fmt.Errorf("export %q is missing: export the memory under that name", abi.Memory))
+	}
+	for _, want := range abi.Exports {
+		got := funcs[want.Name]
+		switch {
+		case got == nil && !want.Optional:
+			errs = append(errs, fmt.Errorf("export %s is missing: export a function %s", want.Name, signature(want.Params, want.Results)))
+		case got != nil && !(slices.Equal(got.ParamTypes(), want.Params) && slices.Equal(got.ResultTypes(), want.Results)):
+			errs = append(errs, fmt.Errorf("export %s is %s: change it to %s", want.Name,
+				signature(got.ParamTypes(), got.ResultTypes()), signature(want.Params, want.Results)))
+		}
+	}
+	return join(errs...)
+}
+
+// join is errors.Join on one line, since the messages end up in a log.
+func join(errs ...error) error {
+	var all error
+	for _, err := range errs {
+		switch {
+		case err == nil:
+		case all == nil:
+			all = err
+		default:
+			all = fmt.Errorf("%w; %w", all, err)
+		}
+	}
+	return all
+}
+
+// signature renders a function type as the ABI's tables do: "(i64, i32) → i32".
+func signature(params, results []api.ValueType) string {
+	list := func(types []api.ValueType) string {
+		names := make([]string, len(types))
+		for i, t := range types {
+			names[i] = api.ValueTypeName(t)
+		}
+		return strings.Join(names, ", ")
+	}
+	s := "(" + list(params) + ")"
+	if len(results) > 0 {
+		s += " → " + list(results)
+	}
+	return s
+}

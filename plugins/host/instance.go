@@ -1,0 +1,234 @@
+package host
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+
+	"github.com/caplance/caplance/core"
+	"github.com/caplance/caplance/plugins/abi"
+	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
+)
+
+var le = binary.LittleEndian
+
+// instance is one guest: its functions, looked up once, and views into its
+// memory. One goroutine owns it at a time.
+type instance struct {
+	mod  api.Module
+	mem  api.Memory
+	size uint32 // of mem when the views were taken
+
+	pickFn, backendsFn, bufferFn api.Function
+	stack                        [2]uint64 // parameters and result of a call
+
+	info    abi.Info
+	buffers [abi.SlotInfo + 1]buffer
+
+	// Views of the buffers; nil where the guest refused the slot.
+	flow                   *[abi.FlowSize]byte
+	infoRecord             *[abi.InfoSize]byte
+	active, packets, bytes []byte
+
+	pool    *core.Pool // what BACKENDS holds, nil before the first load
+	refused bool       // the guest cannot work with this pool
+}
+
+// buffer is what the guest answered for a slot; ptr 0 is a refusal.
+type buffer struct{ ptr, size uint32 }
+
+// newInstance starts a guest and does everything that does not depend on the
+// pool: initialization, INFO, configuration and the FLOW buffer.
+func newInstance(ctx context.Context, p *Policy, cfg *Config) (*instance, error) {
+	out := &guestLog{log: cfg.Log, left: maxGuestLog}
+	info := abi.Info{Worker: uint32(cfg.Worker), Workers: uint32(cfg.Workers), Seed: core.Mix(cfg.Seed + uint64(cfg.Worker))}
+	var key [32]byte
+	le.PutUint64(key[:], info.Seed)
+	mod, err := p.runtime.engine.InstantiateModule(ctx, p.compiled, wazero.NewModuleConfig().
+		WithName(""). // anonymous, or the second worker's would clash
+		WithStartFunctions("_initialize").
+		WithStdout(out).WithStderr(out).
+		// The same seed gives the same picks, so a guest's random numbers must
+		// replay too. Its clock is wazero's fake one.
+		WithRandSource(rand.NewChaCha8(key)))
+	if err != nil {
+		return nil, fmt.Errorf("initialization failed: %w", err)
+	}
+	in := &instance{
+		mod: mod, mem: mod.Memory(), info: info,
+		pickFn:     mod.ExportedFunction(abi.Pick),
+		backendsFn: mod.ExportedFunction(abi.Backends),
+		bufferFn:   mod.ExportedFunction(abi.Buffer),
+	}
+	if err := in.start(ctx, cfg.ConfigJSON); err != nil {
+		return nil, errors.Join(err, mod.Close(ctx))
+	}
+	return in, nil
+}
+
+func (in *instance) start(ctx context.Context, config []byte) error {
+	if err := in.ask(ctx, abi.SlotInfo, abi.InfoSize); err != nil {
+		return err
+	}
+	if err := in.ask(ctx, abi.SlotFlow, abi.FlowSize); err != nil {
+		return err
+	}
+	if err := in.mapViews(); err != nil {
+		return err
+	}
+	in.putInfo()
+	return in.configure(ctx, config)
+}
+
+// configure hands the policy its own configuration.
+func (in *instance) configure(ctx context.Context, config []byte) error {
+	fn := in.mod.ExportedFunction(abi.Config)
+	if fn == nil {
+		if len(config) > 0 {
+			return fmt.Errorf("policy takes no configuration (it does not export %s): remove policy_config", abi.Config)
+		}
+		return nil
+	}
+	if len(config) == 0 {
+		config = []byte("{}")
+	}
+	if err := in.ask(ctx, abi.SlotConfig, len(config)); err != nil {
+		return err
+	}
+	b := in.buffers[abi.SlotConfig]
+	if b.ptr == 0 {
+		return fmt.Errorf("policy refuses a configuration of %d bytes: shorten policy_config", len(config))
+	}
+	if err := in.mapViews(); err != nil { // checks the buffer's place, too
+		return err
+	}
+	in.mem.Write(b.ptr, config)
+	if code, err := in.call(ctx, fn, uint64(len(config))); err != nil {
+		return err
+	} else if code != 0 {
+		return fmt.Errorf("policy rejects its configuration with code %d: correct policy_config", code)
+	}
+	return in.mapViews()
+}
+
+// load gives the guest another pool with its counters. An error means that
+// the instance is to be thrown away.
+func (in *instance) load(ctx context.Context, p *core.Pool, counts []counts) error {
+	n := len(p.Members)
+	for _, s := range [...]struct {
+		slot  abi.Slot
+		entry int
+	}{{abi.SlotBackends, abi.BackendSize}, {abi.SlotActive, 4}, {abi.SlotPackets, 8}, {abi.SlotBytes, 8}} {
+		if err := in.ask(ctx, s.slot, n*s.entry); err != nil {
+			return err
+		}
+	}
+	if err := in.mapViews(); err != nil {
+		return err
+	}
+	if b := in.buffers[abi.SlotBackends]; b.ptr != 0 {
+		records, _ := in.mem.Read(b.ptr, b.size)
+		for i := range p.Members {
+			abi.PutBackend((*[abi.BackendSize]byte)(records[i*abi.BackendSize:]), &p.Members[i])
+		}
+	}
+	in.pool = p
+	in.putCounts(counts)
+	code, err := in.call(ctx, in.backendsFn, uint64(n), uint64(p.Eligible))
+	if err != nil {
+		return err
+	}
+	in.refused = code != 0
+	return in.mapViews()
+}
+
+// ask requests the buffer for a slot.
+func (in *instance) ask(ctx context.Context, slot abi.Slot, size int) error {
+	ptr, err := in.call(ctx, in.bufferFn, uint64(slot), uint64(size))
+	if err != nil {
+		return err
+	}
+	in.buffers[slot] = buffer{ptr: uint32(ptr), size: uint32(size)}
+	if ptr%abi.Align != 0 {
+		return fmt.Errorf("buffer for slot %s is at %d: align it to %d bytes", slot, uint32(ptr), abi.Align)
+	}
+	return nil
+}
+
+// call runs a guest function outside the hot path.
+func (in *instance) call(ctx context.Context, fn api.Function, params ...uint64) (int32, error) {
+	in.stack = [2]uint64{}
+	copy(in.stack[:], params)
+	if err := fn.CallWithStack(ctx, in.stack[:]); err != nil {
+		return 0, fmt.Errorf("%s: %w", fn.Definition().Name(), err)
+	}
+	return int32(in.stack[0]), nil
+}
+
+// mapViews takes the views anew: after every call that may have grown the
+// memory, and whenever a buffer changed.
+func (in *instance) mapViews() error {
+	in.size = in.mem.Size()
+	view := func(slot abi.Slot) ([]byte, error) {
+		b := in.buffers[slot]
+		if b.ptr == 0 {
+			return nil, nil
+		}
+		v, ok := in.mem.Read(b.ptr, b.size)
+		if !ok {
+			return nil, fmt.Errorf("buffer for slot %s, %d bytes at %d, lies outside the memory of %d bytes", slot, b.size, b.ptr, in.size)
+		}
+		return v, nil
+	}
+	var views [abi.SlotInfo + 1][]byte
+	for slot := range in.buffers {
+		v, err := view(abi.Slot(slot))
+		if err != nil {
+			return err
+		}
+		views[slot] = v
+	}
+	in.flow, in.infoRecord = nil, nil
+	if v := views[abi.SlotFlow]; v != nil {
+		in.flow = (*[abi.FlowSize]byte)(v)
+	}
+	if v := views[abi.SlotInfo]; v != nil {
+		in.infoRecord = (*[abi.InfoSize]byte)(v)
+	}
+	in.active, in.packets, in.bytes = views[abi.SlotActive], views[abi.SlotPackets], views[abi.SlotBytes]
+	return nil
+}
+
+// putCounts overwrites the counter slots and says so in INFO.
+func (in *instance) putCounts(counts []counts) {
+	for i := range counts {
+		in.putCount(i, &counts[i])
+		if o := 8 * i; o < len(in.bytes) {
+			le.PutUint64(in.bytes[o:], counts[i][countBytes].shown())
+		}
+	}
+	in.info.Epoch++
+	in.putInfo()
+}
+
+// putCount writes those counters of one entry that a pick changes.
+func (in *instance) putCount(i int, c *counts) {
+	if o := 4 * i; o < len(in.active) {
+		le.PutUint32(in.active[o:], uint32(min(c[countActive].shown(), math.MaxUint32)))
+	}
+	if o := 8 * i; o < len(in.packets) {
+		le.PutUint64(in.packets[o:], c[countPackets].shown())
+	}
+}
+
+func (in *instance) putInfo() {
+	if in.infoRecord != nil {
+		abi.PutInfo(in.infoRecord, in.info)
+	}
+}
+
+func (in *instance) close(ctx context.Context) { in.mod.Close(ctx) }

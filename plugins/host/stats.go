@@ -1,0 +1,49 @@
+package host
+
+import (
+	"sync/atomic"
+
+	"github.com/caplance/caplance/core"
+)
+
+// Stats is what became of a scheduler's picks since it was made.
+type Stats struct {
+	Policy      string
+	Picks       [core.ByNobody + 1]uint64 // by core.Decision
+	NoChoice    uint64                    // answers -1 and -3; part of Picks[ByFallback]
+	Failures    uint64                    // traps, impossible answers, failed starts
+	Replaced    uint64                    // instances adopted after a failure
+	Quarantined bool                      // the policy is no longer asked
+	LastError   string                    // of the last failure, with the guest's stack
+}
+
+type stats struct {
+	picks                        [core.ByNobody + 1]atomic.Uint64
+	noChoice, failures, replaced atomic.Uint64
+	quarantined                  atomic.Bool
+	lastError                    atomic.Pointer[string]
+}
+
+func (s *stats) failed(err error) {
+	text := err.Error()
+	s.lastError.Store(&text)
+	s.failures.Add(1)
+}
+
+// Stats may be called from any goroutine at any time.
+func (s *Scheduler) Stats() Stats {
+	out := Stats{
+		Policy:      s.policy.name,
+		NoChoice:    s.stats.noChoice.Load(),
+		Failures:    s.stats.failures.Load(),
+		Replaced:    s.stats.replaced.Load(),
+		Quarantined: s.stats.quarantined.Load(),
+	}
+	for i := range out.Picks {
+		out.Picks[i] = s.stats.picks[i].Load()
+	}
+	if e := s.stats.lastError.Load(); e != nil {
+		out.LastError = *e
+	}
+	return out
+}
