@@ -37,6 +37,10 @@ type Backend struct {
 	State    BackendState
 	Since    time.Time // registration
 	Load     string    // last HEALTH load=, verbatim, informational
+
+	// TunnelMTU is the longest packet that the tunnel to Addr carries, bytes.
+	// The daemon fills it in from the routing table.
+	TunnelMTU int
 }
 
 // Serves says whether the backend joins the named service.
