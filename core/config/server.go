@@ -1,0 +1,216 @@
+package config
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"regexp"
+	"time"
+
+	"github.com/caplance/caplance/core"
+	"github.com/caplance/caplance/core/flow"
+)
+
+// Server is a balancer's valid configuration.
+type Server struct {
+	StateDir string
+	Log      Log
+	Registry Registry
+	Datapath Datapath
+	Control  string // path of the unix socket
+	Services []*core.Service
+}
+
+// Registry says who may register and for how long a silence is forgiven.
+type Registry struct {
+	Listen        netip.AddrPort
+	Agents        []netip.Prefix // empty: the networks of the registry address
+	ReadTimeout   time.Duration
+	WriteTimeout  time.Duration
+	SanityTimeout time.Duration
+	DrainTimeout  time.Duration
+}
+
+// Datapath sizes the packet path.
+type Datapath struct {
+	Queues      int // 0: one per CPU
+	FirstQueue  uint16
+	QueueLength uint32 // packets
+	TunnelPort  uint16
+	Flows       int // of all workers together
+	Timeouts    flow.Timeouts
+}
+
+// rawServer mirrors the file.
+type rawServer struct {
+	StateDir string       `toml:"state_dir"`
+	Log      Log          `toml:"log"`
+	Registry rawRegistry  `toml:"registry"`
+	Datapath rawDatapath  `toml:"datapath"`
+	Control  rawControl   `toml:"control"`
+	Service  []rawService `toml:"service"`
+}
+
+type rawRegistry struct {
+	Listen        string   `toml:"listen"`
+	Agents        []string `toml:"agents"`
+	ReadTimeout   string   `toml:"read_timeout"`
+	WriteTimeout  string   `toml:"write_timeout"`
+	SanityTimeout string   `toml:"sanity_timeout"`
+	DrainTimeout  string   `toml:"drain_timeout"`
+}
+
+type rawDatapath struct {
+	Queues      int         `toml:"queues"`
+	FirstQueue  int         `toml:"first_queue"`
+	QueueLength int         `toml:"queue_length"`
+	TunnelPort  int         `toml:"tunnel_port"`
+	Flows       int         `toml:"flows"`
+	Timeouts    rawTimeouts `toml:"timeouts"`
+}
+
+type rawTimeouts struct {
+	TCP    string `toml:"tcp"`
+	TCPSyn string `toml:"tcp_syn"`
+	TCPFin string `toml:"tcp_fin"`
+	UDP    string `toml:"udp"`
+}
+
+type rawControl struct {
+	Socket string `toml:"socket"`
+}
+
+func defaultServer() rawServer {
+	return rawServer{
+		StateDir: "/run/caplance",
+		Log:      DefaultLog(),
+		Registry: rawRegistry{
+			Listen: "0.0.0.0:1338", ReadTimeout: "30s", WriteTimeout: "10s", SanityTimeout: "5s", DrainTimeout: "60s",
+		},
+		Datapath: rawDatapath{
+			FirstQueue: 1337, QueueLength: 8192, TunnelPort: 1337, Flows: 1 << 20,
+			Timeouts: rawTimeouts{TCP: "15m", TCPSyn: "60s", TCPFin: "60s", UDP: "2m"},
+		},
+		Control: rawControl{Socket: "/var/run/caplance-server.sock"},
+	}
+}
+
+// LoadServer reads and validates a balancer's file. It touches nothing else.
+func LoadServer(path string) (*Server, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	return ParseServer(path, data)
+}
+
+// ParseServer validates the content of a balancer's file; path is for
+// messages. All findings are reported at once, each an *Error.
+func ParseServer(path string, data []byte) (*Server, error) {
+	raw := defaultServer()
+	doc, err := Decode(path, data, &raw)
+	if err != nil {
+		return nil, err
+	}
+	v := &validator{doc: doc}
+	cfg := &Server{
+		StateDir: v.path("state_dir", raw.StateDir),
+		Log:      raw.Log,
+		Control:  v.path("control.socket", raw.Control.Socket),
+		Registry: v.registry(raw.Registry),
+		Datapath: v.datapath(raw.Datapath),
+		Services: v.services(raw.Service),
+	}
+	v.fail(raw.Log.Check(doc, "log"))
+	if len(v.errs) > 0 {
+		return nil, errors.Join(v.errs...)
+	}
+	return cfg, nil
+}
+
+// validator turns raw values into typed ones and collects the findings.
+type validator struct {
+	doc  *Document
+	errs []error
+}
+
+func (v *validator) fail(err error) {
+	if err != nil {
+		v.errs = append(v.errs, err)
+	}
+}
+
+func (v *validator) failf(key, format string, args ...any) {
+	v.fail(v.doc.Errorf(key, format, args...))
+}
+
+func (v *validator) path(key, value string) string {
+	if len(value) == 0 || value[0] != '/' {
+		v.failf(key, "%q is not an absolute path", value)
+	}
+	return value
+}
+
+func (v *validator) integer(key string, value, least, most int) int {
+	if value < least || value > most {
+		v.failf(key, "%d is out of range (%d to %d)", value, least, most)
+	}
+	return value
+}
+
+func (v *validator) duration(key, value string, least, most time.Duration) time.Duration {
+	d, err := v.doc.Duration(key, value, least, most)
+	v.fail(err)
+	return d
+}
+
+func (v *validator) registry(raw rawRegistry) Registry {
+	listen, err := netip.ParseAddrPort(raw.Listen)
+	if err != nil || listen.Port() == 0 {
+		v.failf("registry.listen", "%q is not ADDRESS:PORT with a port from 1 to 65535 (like \"10.0.0.1:1338\" or \"[::]:1338\")", raw.Listen)
+	}
+	r := Registry{
+		Listen:        listen,
+		ReadTimeout:   v.duration("registry.read_timeout", raw.ReadTimeout, 100*time.Millisecond, time.Hour),
+		WriteTimeout:  v.duration("registry.write_timeout", raw.WriteTimeout, 100*time.Millisecond, time.Hour),
+		SanityTimeout: v.duration("registry.sanity_timeout", raw.SanityTimeout, 100*time.Millisecond, time.Minute),
+		DrainTimeout:  v.duration("registry.drain_timeout", raw.DrainTimeout, 0, 24*time.Hour),
+	}
+	for i, s := range raw.Agents {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			v.failf(fmt.Sprintf("registry.agents[%d]", i), "%q is not a network (like \"10.0.0.0/24\" or \"2001:db8::/64\")", s)
+		}
+		r.Agents = append(r.Agents, p.Masked())
+	}
+	return r
+}
+
+func (v *validator) datapath(raw rawDatapath) Datapath {
+	const most = 1000 * time.Hour
+	return Datapath{
+		Queues:      v.integer("datapath.queues", raw.Queues, 0, 256),
+		FirstQueue:  uint16(v.integer("datapath.first_queue", raw.FirstQueue, 0, 65535-256)),
+		QueueLength: uint32(v.integer("datapath.queue_length", raw.QueueLength, 64, 1<<20)),
+		TunnelPort:  uint16(v.integer("datapath.tunnel_port", raw.TunnelPort, 1, 65535)),
+		Flows:       v.integer("datapath.flows", raw.Flows, 1024, 1<<28),
+		Timeouts: flow.Timeouts{
+			TCP:    v.duration("datapath.timeouts.tcp", raw.Timeouts.TCP, time.Second, most),
+			TCPSyn: v.duration("datapath.timeouts.tcp_syn", raw.Timeouts.TCPSyn, time.Second, most),
+			TCPFin: v.duration("datapath.timeouts.tcp_fin", raw.Timeouts.TCPFin, time.Second, most),
+			UDP:    v.duration("datapath.timeouts.udp", raw.Timeouts.UDP, time.Second, most),
+		},
+	}
+}
+
+var serviceName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
+
+// policyJSON is a service's policy_config as its policy gets it.
+func policyJSON(table map[string]any) ([]byte, error) {
+	if len(table) == 0 {
+		return nil, nil
+	}
+	return json.Marshal(table)
+}
