@@ -7,13 +7,14 @@
  */
 #define CAPLANCE_MAX_BACKENDS 4096
 #include "caplance.h"
+#include "sort.h"
 
 #define SLOTS 65537 /* = 2^16 + 1, a prime */
 #define EMPTY 0xFFFF
 
 typedef struct {
     uint64_t id;
-    uint32_t weight, index;
+    uint32_t weight;
 } candidate;
 
 typedef struct {
@@ -21,11 +22,10 @@ typedef struct {
     uint64_t weight, credit;
 } turn;
 
-static candidate sorted[CAPLANCE_MAX_BACKENDS], before[CAPLANCE_MAX_BACKENDS];
+static uint32_t n, order[CAPLANCE_MAX_BACKENDS]; /* the eligible ones; their indices by id */
+static candidate filled_for[CAPLANCE_MAX_BACKENDS]; /* in that order */
 static turn turns[CAPLANCE_MAX_BACKENDS];
-static uint32_t n, n_before;
-static uint16_t table[SLOTS]; /* the slot's place in sorted */
-static uint32_t index_of[CAPLANCE_MAX_BACKENDS];
+static uint16_t table[SLOTS]; /* positions in order */
 
 static uint64_t mix(uint64_t x)
 {
@@ -34,28 +34,19 @@ static uint64_t mix(uint64_t x)
     return x ^ x >> 32;
 }
 
-static void sort(void) /* Shell's, by id: the order of the backends must not matter */
-{
-    for (uint32_t gap = n / 2; gap; gap /= 2)
-        for (uint32_t i = gap, j; i < n; i++) {
-            candidate c = sorted[i];
-            for (j = i; j >= gap && sorted[j - gap].id > c.id; j -= gap)
-                sorted[j] = sorted[j - gap];
-            sorted[j] = c;
-        }
-}
+static int before(uint32_t a, uint32_t b) { return backends[a].id < backends[b].id; }
 
 static void fill(void)
 {
     uint64_t heaviest = 0;
     for (uint32_t i = 0; i < n; i++) {
-        const candidate *c = &sorted[i];
+        const candidate *c = &filled_for[i];
         turns[i] = (turn){(uint32_t)(mix(c->id) % SLOTS),
             (uint32_t)(mix(c->id ^ 0xa5a5a5a5a5a5a5a5) % (SLOTS - 1) + 1), c->weight, 0};
         heaviest = c->weight > heaviest ? c->weight : heaviest;
     }
     __builtin_memset(table, 0xFF, sizeof table);
-    for (uint32_t filled = 0;;) {
+    for (uint32_t filled = 0; heaviest;) {
         for (uint32_t i = 0; i < n; i++) {
             turn *t = &turns[i];
             if ((t->credit += t->weight) < heaviest)
@@ -72,19 +63,15 @@ static void fill(void)
 
 static int32_t on_backends(uint32_t count, uint32_t eligible)
 {
-    n = 0;
-    for (uint32_t i = 0; i < eligible; i++)
-        if (backends[i].weight)
-            sorted[n++] = (candidate){backends[i].id, backends[i].weight, i};
-    sort();
-    uint32_t same = n == n_before;
+    uint32_t same = n == eligible;
+    n = eligible;
+    sort(order, n, before); /* the order of the pool must not matter */
     for (uint32_t i = 0; i < n; i++) {
-        same &= sorted[i].id == before[i].id && sorted[i].weight == before[i].weight;
-        before[i] = sorted[i];
-        index_of[i] = sorted[i].index;
+        const caplance_backend *b = &backends[order[i]];
+        same &= filled_for[i].id == b->id && filled_for[i].weight == b->weight;
+        filled_for[i] = (candidate){b->id, b->weight};
     }
-    n_before = n;
-    if (!same && n)
+    if (!same)
         fill();
     return CAPLANCE_OK;
 }
@@ -96,5 +83,6 @@ static int32_t on_pick(uint64_t hash, const caplance_flow *flow)
     /* hash mod 2^16+1 without a division: 2^16 is -1 there, so it is the
        alternating sum of the 16-bit digits. */
     uint32_t sum = (hash & 0xFFFF) - (hash >> 16 & 0xFFFF) + (hash >> 32 & 0xFFFF) - (hash >> 48) + 2 * SLOTS;
-    return (int32_t)index_of[table[sum % SLOTS]];
+    uint16_t at = table[sum % SLOTS];
+    return at == EMPTY ? CAPLANCE_NO_CHOICE : (int32_t)order[at];
 }

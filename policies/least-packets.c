@@ -22,13 +22,15 @@ static uint64_t epoch;    /* of the counters in the tree */
 static uint32_t index_at(uint32_t pos) { return pos + first < n ? pos + first : pos + first - n; }
 
 /* key is packets/weight. Doubles that are not negative are in the order of
-   their bits, so the tree can compare them as integers. */
-static uint64_t key(uint32_t i)
+   their bits, so the tree can compare them as integers. What the position
+   takes of the mantissa leaves 40 bits: exact up to 10^12 packets. */
+static uint64_t key(uint32_t pos)
 {
+    uint32_t i = index_at(pos);
     double load = (double)packets[i] * per_packet[i];
     uint64_t bits;
     __builtin_memcpy(&bits, &load, sizeof bits);
-    return bits;
+    return (bits & -(uint64_t)MAX_LEAVES) | pos;
 }
 
 static int32_t on_backends(uint32_t count, uint32_t eligible)
@@ -46,7 +48,7 @@ static void build(uint64_t rand)
 {
     first = (uint32_t)(rand % n);
     for (uint32_t pos = 0; pos < n; pos++)
-        tree[n + pos] = (node){key(index_at(pos)), pos};
+        tree[n + pos] = key(pos);
     tree_build();
     epoch = info.epoch;
     built = 1;
@@ -57,9 +59,9 @@ static int32_t on_pick(uint64_t hash, const caplance_flow *flow)
     if (!n)
         return CAPLANCE_NO_CHOICE;
     if (built && epoch == info.epoch)
-        tree_set(picked, key(index_at(picked))); /* the host has counted it */
+        tree_set(key(picked)); /* the host has counted it */
     else
         build(flow->rand);
-    picked = tree[1].pos;
+    picked = position(tree[1]);
     return (int32_t)index_at(picked);
 }

@@ -13,67 +13,77 @@
  */
 #define CAPLANCE_MAX_BACKENDS 4096
 #include "caplance.h"
+#include "sort.h"
 #include "tree.h"
 
-/* So the largest weight, 2^32-1, still has a stride exact to 1/256, and turns,
-   never more than the longest stride apart, lie well within the tree's 2^63. */
+/* The tree has 52 bits for a turn. Turns lie within the longest stride, 2^40,
+   and the shortest, of weight 2^32-1, is still exact to 1/256. */
 #define SCALE (1ull << 40)
 
-static struct {
-    uint64_t id, turn;
-} places[2][CAPLANCE_MAX_BACKENDS]; /* of this pool and of the one before */
-static uint32_t used[2], now_in_use;
-static uint64_t strides[CAPLANCE_MAX_BACKENDS], now; /* the turn picked last */
+static struct place {
+    uint64_t id, turn, stride;
+} places[2][MAX_LEAVES], *at = places[0]; /* of two pools; of the present one */
+static uint32_t used;                     /* places of the present pool */
+static uint64_t now;                      /* the turn picked last */
 
-/* place_of is where the backend stood in the pool before, or -1. Pools list
-   their backends in the same order, so the search goes on from the last find:
-   one step for a backend that stayed, a whole round for a newcomer. */
-static int32_t place_of(uint64_t id, uint32_t pool, uint32_t *from)
+/* Backends of one weight take their turns in a fixed circle. The tree is one of
+   circles: with all weights equal, which is the rule, a pick is O(1). */
+static uint32_t order[MAX_LEAVES]; /* the backends by circle, then turn */
+static struct {
+    uint32_t first, next, end; /* positions in order */
+} circles[MAX_LEAVES];
+
+/* find is a backend among n places, or 0. Pools list backends in the same
+   order, so the search goes on from the last find: one step for one that
+   stayed, a whole round for a newcomer. */
+static const struct place *find(uint64_t id, const struct place *in, uint32_t n)
 {
-    for (uint32_t k = 0, i = *from; k < used[pool]; k++, i++) {
-        if (i >= used[pool])
-            i = 0;
-        if (places[pool][i].id == id) {
-            *from = i + 1;
-            return (int32_t)i;
-        }
+    static uint32_t from;
+    for (uint32_t k = n; k > 0; k--) {
+        from = from + 1 < n ? from + 1 : 0;
+        if (in[from].id == id)
+            return &in[from];
     }
-    return -1;
+    return 0;
 }
 
-/* phase is where in its first stride a newcomer has its turn, in 1/2^16: in
-   order of the pool, beginning with another backend in every worker. */
-static uint64_t phase(uint32_t i, uint32_t n)
+/* wait is how long after now a newcomer has its turn, within its first stride:
+   in order of the pool, beginning with another backend in every worker. */
+static uint64_t wait(uint32_t i, uint32_t n, uint64_t stride)
 {
     uint32_t start = info.workers ? (uint32_t)((uint64_t)n * info.worker / info.workers) : 0;
-    return (((uint64_t)(i + n - start) % n) << 16) / n;
+    return stride * (((uint64_t)((i + n - start) % n) << 16) / n) >> 16;
 }
 
-static int32_t on_backends(uint32_t count, uint32_t eligible)
+static int before(uint32_t a, uint32_t b)
 {
-    uint32_t old = now_in_use, new = !old, from = 0;
-    for (uint32_t i = 0; i < eligible; i++) {
-        const caplance_backend *b = &backends[i];
-        uint64_t stride = SCALE / (b->weight ? b->weight : 1), turn;
-        int32_t was = place_of(b->id, old, &from);
-        if (was >= 0) {
-            /* A lighter backend's next turn may be far away; one that has
-               become heavier need not wait longer than its new stride. */
-            turn = places[old][was].turn;
-            if ((int64_t)(turn - now) > (int64_t)stride)
-                turn = now + stride;
-        } else {
-            turn = now + (stride * phase(i, eligible) >> 16);
-        }
-        places[new][i].id = b->id;
-        places[new][i].turn = turn;
-        strides[i] = stride;
-        tree[eligible + i] = (node){turn, i};
+    if (at[a].stride != at[b].stride)
+        return at[a].stride < at[b].stride;
+    return at[a].turn != at[b].turn ? at[a].turn - now < at[b].turn - now : a < b;
+}
+
+static uint64_t key(uint32_t c) { return at[order[circles[c].next]].turn << POSITION_BITS | c; }
+
+static int32_t on_backends(uint32_t count, uint32_t n)
+{
+    const struct place *old = at, *was;
+    at = places[old == places[0]];
+    for (uint32_t i = 0; i < n; i++) {
+        uint64_t id = backends[i].id, stride = SCALE / (backends[i].weight ? backends[i].weight : 1);
+        uint64_t w = (was = find(id, old, used)) ? was->turn - now : wait(i, n, stride);
+        at[i] = (struct place){id, now + (w < stride ? w : stride - 1), stride};
     }
-    used[new] = leaves = eligible;
-    now_in_use = new;
-    if (eligible)
-        tree_build();
+    used = n;
+    sort(order, n, before);
+    leaves = 0;
+    for (uint32_t i = 0; i < n; circles[leaves - 1].end = ++i)
+        if (!i || at[order[i]].stride != at[order[i - 1]].stride) {
+            circles[leaves].first = circles[leaves].next = i;
+            leaves++;
+        }
+    for (uint32_t c = 0; c < leaves; c++)
+        tree[leaves + c] = key(c);
+    tree_build();
     return CAPLANCE_OK;
 }
 
@@ -81,9 +91,10 @@ static int32_t on_pick(uint64_t hash, const caplance_flow *flow)
 {
     if (!leaves)
         return CAPLANCE_NO_CHOICE;
-    node next = tree[1];
-    now = next.key;
-    places[now_in_use][next.pos].turn = next.key + strides[next.pos];
-    tree_set(next.pos, next.key + strides[next.pos]);
-    return (int32_t)next.pos;
+    uint32_t c = position(tree[1]), i = order[circles[c].next];
+    now = at[i].turn;
+    at[i].turn += at[i].stride;
+    circles[c].next = circles[c].next + 1 < circles[c].end ? circles[c].next + 1 : circles[c].first;
+    tree_set(key(c));
+    return (int32_t)i;
 }

@@ -1,39 +1,35 @@
 /*
  * A tournament tree: which of n keys is the smallest, in O(1), and a changed
- * key in O(log n). Equal keys go to the lower position. The comparison is of
- * the difference, so keys may wrap around as long as they lie within 2^63.
+ * key in O(log n). A key is 52 bits of what is compared and 12 bits of the
+ * position, so equal ones go to the lower position, and a match costs one
+ * load, one comparison and one select. The comparison is of the difference:
+ * keys may wrap around as long as they lie within half their range.
  */
 #include <stdint.h>
 
-typedef struct {
-    uint64_t key;
-    uint32_t pos;
-} node;
+#define POSITION_BITS 12
+#define MAX_LEAVES (1u << POSITION_BITS)
 
-static node tree[2 * CAPLANCE_MAX_BACKENDS]; /* root at 1, leaf of position p at n + p */
-static uint32_t leaves;
+static uint64_t tree[2 * MAX_LEAVES]; /* root at 1, leaf of position p at n + p */
+static uint32_t leaves;               /* n */
 
-static inline node winner(node a, node b)
-{
-    int64_t d = (int64_t)(b.key - a.key);
-    return d < 0 || (d == 0 && b.pos < a.pos) ? b : a;
-}
+static inline uint32_t position(uint64_t key) { return key & (MAX_LEAVES - 1); }
 
-/* tree_build is called with the leaves' keys and positions set. */
+static inline uint64_t winner(uint64_t a, uint64_t b) { return (int64_t)(b - a) < 0 ? b : a; }
+
+/* tree_build is called with all leaves set. */
 static void tree_build(void)
 {
-    for (uint32_t i = leaves - 1; i > 0; i--)
+    for (uint32_t i = leaves; i-- > 1;)
         tree[i] = winner(tree[2 * i], tree[2 * i + 1]);
 }
 
-/* tree_set replaces the key at a position and replays its matches. */
-static inline void tree_set(uint32_t pos, uint64_t key)
+/* tree_set replaces the key of its position and replays the matches. */
+static inline void tree_set(uint64_t key)
 {
-    node w = {key, pos};
-    uint32_t i = leaves + pos;
-    tree[i] = w;
-    for (; i > 1; tree[i] = w) {
-        w = winner(w, tree[i ^ 1]);
+    uint32_t i = leaves + position(key);
+    for (tree[i] = key; i > 1; tree[i] = key) {
+        key = winner(key, tree[i ^ 1]);
         i >>= 1;
     }
 }

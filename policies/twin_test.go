@@ -1,6 +1,8 @@
 package policies_test
 
 import (
+	"cmp"
+
 	"github.com/caplance/caplance/core"
 )
 
@@ -39,7 +41,7 @@ func (r *roundRobinTwin) setPool(p *core.Pool) {
 	for i := range p.Members[:n] {
 		m := &p.Members[i]
 		if turn, ok := r.turns[m.ID]; ok {
-			turns[m.ID] = min(turn, r.now+stride(m))
+			turns[m.ID] = min(turn, r.now+stride(m)-1)
 		} else {
 			phase := uint64((i+n-n*r.worker/r.workers)%n) << 16 / uint64(n)
 			turns[m.ID] = r.now + stride(m)*phase>>16
@@ -52,8 +54,9 @@ func (r *roundRobinTwin) refresh([]uint64) {}
 
 func (r *roundRobinTwin) pick(*core.NewFlow) int {
 	first := 0
-	for i, m := range r.pool.Members[:r.pool.Eligible] {
-		if r.turns[m.ID] < r.turns[r.pool.Members[first].ID] {
+	for i := range r.pool.Members[:r.pool.Eligible] {
+		m, f := &r.pool.Members[i], &r.pool.Members[first]
+		if cmp.Or(cmp.Compare(r.turns[m.ID], r.turns[f.ID]), cmp.Compare(stride(m), stride(f))) < 0 {
 			first = i
 		}
 	}
