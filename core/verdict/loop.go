@@ -69,10 +69,9 @@ func NewLoop(q *Queue, h Handler) *Loop {
 	return l
 }
 
-// Run takes packets until ctx ends, which is no error. The queue is closed
-// when it returns.
+// Run takes packets until ctx ends, which is no error. Afterwards the queue is
+// still bound, and drops what comes, until it is closed.
 func (l *Loop) Run(ctx context.Context) error {
-	defer l.q.Close()
 	conn := l.q.nf.Con
 	rc, err := conn.SyscallConn()
 	if err != nil {

@@ -89,6 +89,7 @@ func TestLoop(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		defer q.Close()
 		h := &recorder{queue: i, want: c.FlowQueue, t: t}
 		l := NewLoop(q, h)
 		handlers, loops = append(handlers, h), append(loops, l)
