@@ -1,0 +1,4 @@
+;; A program, not a library.
+(module
+  (memory (export "memory") 1)
+  (func (export "_start")))

@@ -1,0 +1,9 @@
+;; Imports what the host does not offer.
+(module
+  (import "env" "seed" (func (result f64)))
+  (import "wasi:cli/exit" "exit" (func (param i32)))
+  (memory (export "memory") 1 1)
+  (func (export "caplance_abi_v1"))
+  (func (export "caplance_buffer") (param $slot i32) (param $size i32) (result i32) (i32.const 0))
+  (func (export "caplance_backends") (param i32 i32) (result i32) (i32.const 0))
+  (func (export "caplance_pick") (param i64 i32) (result i32) (i32.const 0)))

@@ -1,0 +1,30 @@
+;; A guest that does what the test tells it to by the flow's hash and by the
+;; number of eligible backends.
+(module
+  (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (import "env" "abort" (func $abort (param i32 i32 i32 i32)))
+  (memory (export "memory") 1 200)
+  (data (i32.const 16) "\04\00\00\00o\00h\00") ;; AssemblyScript's "oh", at 20
+  (func (export "caplance_abi_v1"))
+  (func (export "caplance_buffer") (param $slot i32) (param $size i32) (result i32)
+    (if (i32.eq (local.get $slot) (i32.const 2)) (then (return (i32.const 512))))
+    (if (i32.eq (local.get $slot) (i32.const 3)) (then (return (i32.const 1024))))
+    (if (i32.eq (local.get $slot) (i32.const 5)) (then (return (i32.const 8192))))
+    (i32.const 0))
+  (func (export "caplance_backends") (param $count i32) (param $eligible i32) (result i32)
+    (if (i32.eq (local.get $eligible) (i32.const 13)) (then unreachable))
+    (i32.eq (local.get $eligible) (i32.const 14)))
+  (func $deep (call $deep))
+  (func $misbehave (param $how i64)
+    (if (i64.eq (local.get $how) (i64.const 100)) (then unreachable))
+    (if (i64.eq (local.get $how) (i64.const 101)) (then (call $exit (i32.const 3))))
+    (if (i64.eq (local.get $how) (i64.const 102)) (then (call $abort (i32.const 20) (i32.const 0) (i32.const 7) (i32.const 9))))
+    (if (i64.eq (local.get $how) (i64.const 103)) (then (drop (i32.load (i32.const -4)))))
+    (if (i64.eq (local.get $how) (i64.const 104)) (then (call $deep)))
+    (if (i64.eq (local.get $how) (i64.const 200)) (then (drop (memory.grow (i32.const 1))))))
+  ;; hashes from 2^32 on answer with their low half
+  (func (export "caplance_pick") (param $hash i64) (param $flow i32) (result i32)
+    (call $misbehave (local.get $hash))
+    (if (result i32) (i64.eqz (i64.shr_u (local.get $hash) (i64.const 32)))
+      (then (i32.const 0))
+      (else (i32.wrap_i64 (local.get $hash))))))

@@ -1,0 +1,7 @@
+;; Exports no caplance_pick.
+(module
+  (memory (export "memory") 1 1)
+  (func (export "caplance_abi_v1"))
+  (func (export "caplance_buffer") (param $slot i32) (param $size i32) (result i32) (i32.const 0))
+  (func (export "caplance_backends") (param i32 i32) (result i32) (i32.const 0))
+)

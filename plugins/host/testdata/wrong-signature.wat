@@ -1,0 +1,8 @@
+;; Picks with a 32-bit hash and ticks without a time.
+(module
+  (memory (export "memory") 1 1)
+  (func (export "caplance_abi_v1"))
+  (func (export "caplance_buffer") (param $slot i32) (param $size i32) (result i32) (i32.const 0))
+  (func (export "caplance_backends") (param i32 i32) (result i32) (i32.const 0))
+  (func (export "caplance_pick") (param i32 i32) (result i32) (i32.const 0))
+  (func (export "caplance_tick")))
