@@ -1,6 +1,7 @@
 package core
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -26,6 +27,16 @@ func (s BackendState) String() string { return stateNames[s] }
 
 // MarshalText renders the state's name, for JSON.
 func (s BackendState) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText reads a state's name.
+func (s *BackendState) UnmarshalText(text []byte) error {
+	i := slices.Index(stateNames[:], string(text))
+	if i < 0 {
+		return fmt.Errorf("backend state %q is unknown", text)
+	}
+	*s = BackendState(i)
+	return nil
+}
 
 // Backend is one registered backend. Values are immutable snapshots: the
 // registry hands out a new one for every change.

@@ -1,0 +1,92 @@
+package control
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"github.com/caplance/caplance/core"
+)
+
+// Source is what the balancer's socket shows. Its methods may be called
+// concurrently.
+type Source interface {
+	Backends() []BackendRow
+	Services() []ServiceRow
+	// Flows collects from the workers, which takes some milliseconds.
+	Flows(ctx context.Context, f FlowFilter) ([]FlowRow, error)
+	Stats() Stats
+}
+
+// BackendRow is one backend in one service.
+type BackendRow struct {
+	Service    string            `json:"service"`
+	Name       string            `json:"name"`
+	Addr       netip.Addr        `json:"addr"`
+	State      core.BackendState `json:"state"`
+	Weight     uint32            `json:"weight"`
+	Flows      int64             `json:"flows"`       // now
+	FlowsTotal uint64            `json:"flows_total"` // since it registered
+	Share      float64           `json:"share"`       // of its service's flows_total, 0 to 1
+	Packets    uint64            `json:"packets"`
+	Bytes      uint64            `json:"bytes"`
+	Since      time.Time         `json:"since"`
+}
+
+// ServiceRow is one service.
+type ServiceRow struct {
+	Name        string            `json:"name"`
+	VIP         netip.Addr        `json:"vip"`
+	Protocol    string            `json:"protocol"`
+	Ports       string            `json:"ports"`
+	Mode        string            `json:"mode"`
+	Policy      string            `json:"policy"`
+	Backends    int               `json:"backends"`
+	Eligible    int               `json:"eligible"`
+	Flows       int64             `json:"flows"`
+	Picks       map[string]uint64 `json:"picks"`       // by core.Decision's name
+	Failures    uint64            `json:"failures"`    // traps and impossible answers of the policy
+	Quarantined bool              `json:"quarantined"` // the policy is no longer asked
+	LastError   string            `json:"last_error,omitempty"`
+}
+
+// FlowFilter narrows a list of flows; zero values do not.
+type FlowFilter struct {
+	Service, Backend string
+	Limit            int
+}
+
+// FlowRow is one flow.
+type FlowRow struct {
+	Src     netip.AddrPort `json:"src"`
+	Dst     netip.AddrPort `json:"dst"`
+	Proto   string         `json:"proto"`
+	Service string         `json:"service"`
+	Backend string         `json:"backend"`
+	State   string         `json:"state"`
+	Age     float64        `json:"age_s"`  // seconds
+	Idle    float64        `json:"idle_s"` // seconds
+	Packets uint64         `json:"packets"`
+	Bytes   uint64         `json:"bytes"`
+}
+
+// Stats is the state of the balancer as a whole.
+type Stats struct {
+	Version  string            `json:"version"`
+	Uptime   float64           `json:"uptime_s"` // seconds
+	Capture  string            `json:"capture"`  // how packets reach userspace
+	Queues   []QueueRow        `json:"queues"`
+	Flows    int64             `json:"flows"`
+	Capacity int64             `json:"capacity"` // of the flow tables
+	Counters map[string]uint64 `json:"counters"`
+}
+
+// QueueRow is one NFQUEUE.
+type QueueRow struct {
+	Queue       uint16 `json:"queue"`
+	Packets     uint64 `json:"packets"`      // seen by the worker
+	Batches     uint64 `json:"batches"`      // system calls that brought them
+	Waiting     uint64 `json:"waiting"`      // in the kernel, now
+	QueueDrops  uint64 `json:"queue_drops"`  // the queue was full
+	SocketDrops uint64 `json:"socket_drops"` // the socket's buffer was full
+}

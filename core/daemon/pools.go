@@ -1,0 +1,152 @@
+package daemon
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/caplance/caplance/core"
+	"github.com/caplance/caplance/core/datapath"
+	"github.com/caplance/caplance/core/forward"
+	"github.com/caplance/caplance/core/registry"
+)
+
+// pools turns the registry's list of backends into the services' pools and
+// publishes them to the workers.
+type pools struct {
+	services []*core.Service
+	out      *datapath.Pools
+	ledger   *datapath.Ledger
+	memory   *memory
+	log      *slog.Logger
+
+	mu       sync.Mutex
+	builders []*core.PoolBuilder
+	backends []core.Backend
+	paths    map[netip.Addr]forward.Path
+}
+
+func newPools(services []*core.Service, ledger *datapath.Ledger, m *memory, log *slog.Logger) *pools {
+	p := &pools{
+		services: services, out: datapath.NewPools(services), ledger: ledger, memory: m, log: log,
+		paths: map[netip.Addr]forward.Path{},
+	}
+	for _, s := range services {
+		p.builders = append(p.builders, core.NewPoolBuilder(s))
+	}
+	return p
+}
+
+// change is the registry's OnChange.
+func (p *pools) change(backends []core.Backend) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.backends = slices.Clone(backends)
+	p.publish()
+}
+
+// publish builds every service's pool anew.
+func (p *pools) publish() {
+	for i := range p.backends {
+		b := &p.backends[i]
+		b.TunnelMTU = p.path(b.Addr).MTU
+	}
+	for i, s := range p.services {
+		pool := p.builders[i].Build(p.backends, p.memory.before(s.Name))
+		p.memory.observe(s.Name, pool)
+		p.out.Publish(pool)
+	}
+	if err := p.memory.save(); err != nil {
+		p.log.Warn("pools not saved: a restart may lose flows", "err", err)
+	}
+}
+
+// path is how tunnel packets get to addr, as last seen. An unroutable backend
+// keeps its last path, or the smallest one every IPv6 link has.
+func (p *pools) path(addr netip.Addr) forward.Path {
+	if path, ok := p.paths[addr]; ok {
+		return path
+	}
+	path, err := forward.PathTo(addr)
+	if err != nil {
+		p.log.Warn("backend unroutable", "addr", addr, "err", err)
+		return forward.Path{MTU: 1280 - forward.Overhead(addr)}
+	}
+	p.paths[addr] = path
+	return path
+}
+
+// watch looks after what changes without the registry: path MTUs, and the end
+// of the time in which backends of a predecessor are waited for.
+func (p *pools) watch(ctx context.Context) error {
+	tick := time.NewTicker(2 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		p.mu.Lock()
+		if p.refreshPaths() || p.memory.fade(time.Now()) {
+			p.publish()
+		}
+		p.mu.Unlock()
+	}
+}
+
+// refreshPaths asks the routing table again and says whether a path changed.
+func (p *pools) refreshPaths() (changed bool) {
+	paths := map[netip.Addr]forward.Path{}
+	for i := range p.backends {
+		addr := p.backends[i].Addr
+		old, known := p.paths[addr]
+		path, err := forward.PathTo(addr)
+		if err != nil {
+			if known {
+				paths[addr] = old
+			}
+			continue
+		}
+		if known && path != old {
+			p.log.Info("path to backend changed", "addr", addr, "tunnel_mtu", path.MTU, "source", path.Source)
+		}
+		changed = changed || path != old
+		paths[addr] = path
+	}
+	p.paths = paths
+	return changed
+}
+
+// offer is what a backend's agent sets up.
+func (p *pools) offer(b core.Backend) registry.Offer {
+	p.mu.Lock()
+	path := p.path(b.Addr)
+	p.mu.Unlock()
+	o := registry.Offer{MTU: path.MTU}
+	if path.Source.IsValid() {
+		o.Balancers = []netip.Addr{path.Source}
+	}
+	for _, s := range p.services {
+		if b.Serves(s.Name) && !slices.Contains(o.VIPs, s.VIP) {
+			o.VIPs = append(o.VIPs, s.VIP)
+		}
+	}
+	return o
+}
+
+// active is the number of flows of a backend in all its services.
+func (p *pools) active(name string) int {
+	n := int64(0)
+	for _, s := range p.services {
+		for _, m := range p.out.Of(s.Index).Members {
+			if m.Name == name {
+				n += p.ledger.Total(s.Index, m.Handle).Active
+			}
+		}
+	}
+	return int(max(n, 0))
+}

@@ -1,0 +1,161 @@
+package daemon
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime/debug"
+	"time"
+
+	"github.com/caplance/caplance/core"
+	"github.com/caplance/caplance/core/control"
+	"github.com/caplance/caplance/core/flow"
+)
+
+// Backends implements control.Source.
+func (s *Server) Backends() []control.BackendRow {
+	rows := []control.BackendRow{}
+	for _, svc := range s.cfg.Services {
+		first, total := len(rows), uint64(0)
+		for _, m := range s.pools.out.Of(svc.Index).Members {
+			t := s.ledger.Total(svc.Index, m.Handle)
+			total += t.Flows
+			rows = append(rows, control.BackendRow{
+				Service: svc.Name, Name: m.Name, Addr: m.Addr, State: m.State, Weight: m.Weight, Since: m.Since,
+				Flows: t.Active, FlowsTotal: t.Flows, Packets: t.Packets, Bytes: t.Bytes,
+			})
+		}
+		for i := first; i < len(rows); i++ {
+			rows[i].Share = float64(rows[i].FlowsTotal) / float64(max(total, 1))
+		}
+	}
+	return rows
+}
+
+// Services implements control.Source.
+func (s *Server) Services() []control.ServiceRow {
+	rows := []control.ServiceRow{}
+	for _, svc := range s.cfg.Services {
+		pool, st := s.pools.out.Of(svc.Index), s.policies.stats(svc.Index)
+		row := control.ServiceRow{
+			Name: svc.Name, VIP: svc.VIP, Protocol: svc.Protocol(), Ports: svc.PortList(), Mode: svc.Mode.String(),
+			Policy: st.Policy, Backends: len(pool.Members), Eligible: pool.Eligible, Picks: map[string]uint64{},
+			Failures: st.Failures, Quarantined: st.Quarantined, LastError: st.LastError,
+		}
+		for _, m := range pool.Members {
+			row.Flows += s.ledger.Total(svc.Index, m.Handle).Active
+		}
+		for by, n := range st.Picks {
+			row.Picks[core.Decision(by).String()] = n
+		}
+		rows = append(rows, row)
+	}
+	return rows
+}
+
+// walkStep is how many entries a worker shows at once between packets.
+const walkStep = 4096
+
+// Flows implements control.Source.
+func (s *Server) Flows(ctx context.Context, f control.FlowFilter) ([]control.FlowRow, error) {
+	rows := []control.FlowRow{}
+	full := func() bool { return f.Limit > 0 && len(rows) >= f.Limit }
+	for _, w := range s.workers {
+		for at := 0; at >= 0 && !full(); {
+			done := make(chan int, 1)
+			var part []control.FlowRow
+			if !w.path.Do(func() {
+				done <- w.path.Table().Walk(at, walkStep, func(e *flow.Entry) {
+					if row, ok := s.flowRow(w, e, f); ok {
+						part = append(part, row)
+					}
+				})
+			}) {
+				return nil, errors.New("flows: a worker is too busy; try again")
+			}
+			select {
+			case at = <-done:
+				rows = append(rows, part...)
+			case <-ctx.Done():
+				return nil, fmt.Errorf("flows: %w", context.Cause(ctx))
+			}
+		}
+	}
+	if full() {
+		rows = rows[:f.Limit]
+	}
+	return rows, nil
+}
+
+// flowRow renders an entry that passes the filter, in its worker's goroutine.
+func (s *Server) flowRow(w *worker, e *flow.Entry, f control.FlowFilter) (row control.FlowRow, ok bool) {
+	pool := s.pools.out.Of(e.Service)
+	backend := "(gone)"
+	if i, ok := pool.Find(e.Backend); ok {
+		backend = pool.Members[i].Name
+	}
+	if f.Service != "" && f.Service != pool.Service.Name || f.Backend != "" && f.Backend != backend {
+		return row, false
+	}
+	return control.FlowRow{
+		Src: e.Key.SrcAddr(), Dst: e.Key.DstAddr(), Proto: core.ProtoName(e.Key.Proto),
+		Service: pool.Service.Name, Backend: backend, State: e.State.String(),
+		Age: w.path.Age(e.Created).Seconds(), Idle: w.path.Age(e.Seen).Seconds(),
+		Packets: uint64(e.Packets), Bytes: e.Bytes,
+	}, true
+}
+
+// Stats implements control.Source.
+func (s *Server) Stats() control.Stats {
+	table := s.ledger.Table()
+	st := control.Stats{
+		Uptime: time.Since(s.started).Seconds(), Capture: string(s.method),
+		Flows: table.Flows, Capacity: table.Capacity,
+		Counters: map[string]uint64{"flows_evicted": table.Evicted, "flows_refused": table.Refused},
+	}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		st.Version = info.Main.Version
+	}
+	kernel := kernelQueues()
+	for _, w := range s.workers {
+		k := kernel[w.queue]
+		st.Queues = append(st.Queues, control.QueueRow{
+			Queue: w.queue, Packets: w.loop.Packets.Load(), Batches: w.loop.Batches.Load(),
+			Waiting: k.waiting, QueueDrops: k.queueDrops, SocketDrops: k.socketDrops,
+		})
+		w.path.Counts.AddTo(st.Counters)
+		st.Counters["forwarded"] += w.tunnel.Packets.Load()
+		st.Counters["forwarded_bytes"] += w.tunnel.Bytes.Load()
+		st.Counters["tunnel_too_long"] += w.tunnel.TooLong.Load()
+		st.Counters["tunnel_unreachable"] += w.tunnel.Unreachable.Load()
+		st.Counters["tunnel_busy"] += w.tunnel.Busy.Load()
+		st.Counters["tunnel_failed"] += w.tunnel.Failed.Load()
+		st.Counters["queue_errors"] += w.loop.Overruns.Load()
+	}
+	return st
+}
+
+type kernelQueue struct{ waiting, queueDrops, socketDrops uint64 }
+
+// kernelQueues reads the kernel's view of the queues: number, port, waiting,
+// copy mode, copy range, queue drops, socket drops, last id, 1
+// (net/netfilter/nfnetlink_queue.c, seq_show).
+func kernelQueues() map[uint16]kernelQueue {
+	out := map[uint16]kernelQueue{}
+	f, err := os.Open("/proc/net/netfilter/nfnetlink_queue")
+	if err != nil {
+		return out
+	}
+	defer f.Close()
+	for sc := bufio.NewScanner(f); sc.Scan(); {
+		var n uint16
+		var k kernelQueue
+		var port, mode, size uint64
+		if _, err := fmt.Sscan(sc.Text(), &n, &port, &k.waiting, &mode, &size, &k.queueDrops, &k.socketDrops); err == nil {
+			out[n] = k
+		}
+	}
+	return out
+}
