@@ -1,0 +1,270 @@
+// Package cluster is a whole Caplance installation in network namespaces, as
+// the end-to-end tests, the demo and the benchmarks use it: the built binaries
+// run in their own hosts, the backends serve real TCP, HTTP and UDP.
+//
+//	client 10.77.0.100 ─┐        ┌─ b1 10.77.0.11
+//	                    switch ──┼─ b2 10.77.0.12
+//	balancer 10.77.0.1 ─┘        └─ b3 10.77.0.13 …
+//	VIPs 10.77.0.200 and fd77::200, answered for by the balancer
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/rpc"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/caplance/caplance/core/control"
+	"github.com/caplance/caplance/e2e/topology"
+)
+
+// The VIPs of every cluster, and the ports served behind them.
+var (
+	VIP4 = netip.MustParseAddr("10.77.0.200")
+	VIP6 = netip.MustParseAddr("fd77::200")
+)
+
+// Ports of the services web4, web6 (TCP) and echo4, echo6 (UDP).
+const (
+	HTTPPort = 80 // web: HTTP, see backend.go
+	LinePort = 7  // web: says its name, then echoes
+	UDPPort  = 53 // echo: answers with its name and the datagram
+)
+
+// Options are what a cluster is made with.
+type Options struct {
+	Bin      string // directory of the built binaries
+	Dir      string // for configuration, sockets, state
+	Backends int
+	Policy   string // of every service; default round-robin
+	DataV6   bool   // tunnels over IPv6
+	Server   string // more TOML for the server, before its services
+	Timeout  string // lease; default 2s
+}
+
+// Cluster is a running installation.
+type Cluster struct {
+	Options
+	Net      *topology.Net
+	Switch   *topology.Switch
+	LB       *topology.Host
+	Client   *topology.Host
+	Backends []*Backend
+	Server   *topology.Process
+
+	serverFile string
+}
+
+// New builds the network and starts the backends' own services, but neither
+// balancer nor agents.
+func New(o Options) (c *Cluster, err error) {
+	if o.Policy == "" {
+		o.Policy = "round-robin"
+	}
+	if o.Timeout == "" {
+		o.Timeout = "2s"
+	}
+	c = &Cluster{Options: o, serverFile: filepath.Join(o.Dir, "server.toml")}
+	if c.Net, err = topology.New("capl"); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			c.Close()
+		}
+	}()
+	if c.Switch, err = c.Net.Switch("sw"); err != nil {
+		return nil, err
+	}
+	if c.LB, err = c.host("lb", 1); err != nil {
+		return nil, err
+	}
+	if c.Client, err = c.host("client", 100); err != nil {
+		return nil, err
+	}
+	for i := range o.Backends {
+		h, err := c.host(fmt.Sprintf("b%d", i+1), 11+i)
+		if err != nil {
+			return nil, err
+		}
+		b := &Backend{Host: h, cluster: c, Data: addr4(11 + i)}
+		if o.DataV6 {
+			b.Data = addr6(11 + i)
+		}
+		c.Backends = append(c.Backends, b)
+		if err := b.serve(); err != nil {
+			return nil, err
+		}
+	}
+	return c, c.WriteServerConfig(c.serverConfig())
+}
+
+func addr4(n int) netip.Addr { return netip.AddrFrom4([4]byte{10, 77, 0, byte(n)}) }
+func addr6(n int) netip.Addr {
+	return netip.MustParseAddr(fmt.Sprintf("fd77::%x", n))
+}
+
+// host adds a host to the switch, with the n-th address of both families.
+func (c *Cluster) host(name string, n int) (*topology.Host, error) {
+	h, err := c.Net.Host(name)
+	if err != nil {
+		return nil, err
+	}
+	return h, c.Switch.Attach(h, "eth0", netip.PrefixFrom(addr4(n), 24), netip.PrefixFrom(addr6(n), 64))
+}
+
+func (c *Cluster) serverConfig() string {
+	return fmt.Sprintf(`state_dir = %q
+%s
+[log]
+level = "debug"
+[registry]
+listen = "[::]:1338"
+read_timeout = %q
+sanity_timeout = "2s"
+drain_timeout = "30s"
+[control]
+socket = %q
+%s`, filepath.Join(c.Dir, "lb"), c.Options.Server, c.Timeout, c.ServerSocket(), c.Services(c.Policy))
+}
+
+// Services is the TOML of the cluster's services under one policy.
+func (c *Cluster) Services(policy string) (toml string) {
+	for _, s := range []struct {
+		name, proto string
+		vip         netip.Addr
+		ports       string
+	}{
+		{"web4", "tcp", VIP4, fmt.Sprintf("%d, %d", HTTPPort, LinePort)},
+		{"echo4", "udp", VIP4, fmt.Sprint(UDPPort)},
+		{"web6", "tcp", VIP6, fmt.Sprintf("%d, %d", HTTPPort, LinePort)},
+		{"echo6", "udp", VIP6, fmt.Sprint(UDPPort)},
+	} {
+		toml += fmt.Sprintf("[[service]]\nname = %q\nvip = %q\nprotocol = %q\nports = [%s]\npolicy = %q\n", s.name, s.vip, s.proto, s.ports, policy)
+	}
+	return toml
+}
+
+// WriteServerConfig replaces the balancer's configuration file.
+func (c *Cluster) WriteServerConfig(toml string) error {
+	return os.WriteFile(c.serverFile, []byte(toml), 0o644)
+}
+
+// ServerSocket is the balancer's control socket.
+func (c *Cluster) ServerSocket() string { return filepath.Join(c.Dir, "lb.sock") }
+
+// Control talks to the balancer.
+func (c *Cluster) Control() *control.Client { return control.Dial(c.ServerSocket()) }
+
+// StartServer starts the balancer and waits until it balances.
+func (c *Cluster) StartServer(ctx context.Context) (err error) {
+	c.Server, err = c.LB.Start(filepath.Join(c.Bin, "caplance"), "server", "-c", c.serverFile)
+	if err != nil {
+		return err
+	}
+	return Await(ctx, "the balancer's start", func() error {
+		select {
+		case <-c.Server.Done():
+			return Final(fmt.Errorf("balancer ended: %w\n%s", c.Server.Err(), c.Server.Output()))
+		default:
+		}
+		_, err := c.Control().Stats(ctx)
+		return err
+	})
+}
+
+// StartAgents starts every backend's agent and waits until all are active.
+func (c *Cluster) StartAgents(ctx context.Context) error {
+	for _, b := range c.Backends {
+		if err := b.StartAgent(ctx); err != nil {
+			return err
+		}
+	}
+	return c.AwaitActive(ctx, len(c.Backends))
+}
+
+// AwaitActive waits until n backends are active in every service.
+func (c *Cluster) AwaitActive(ctx context.Context, n int) error {
+	return Await(ctx, fmt.Sprintf("%d active backends", n), func() error {
+		rows, err := c.Control().Services(ctx)
+		if err != nil {
+			return err
+		}
+		for _, s := range rows {
+			if s.Eligible != n {
+				return fmt.Errorf("service %s has %d eligible backends", s.Name, s.Eligible)
+			}
+		}
+		return nil
+	})
+}
+
+// finalError ends an Await at once.
+type finalError struct{ error }
+
+// Final marks an error as one that waiting will not cure.
+func Final(err error) error { return finalError{err} }
+
+// Await calls ok until it returns nil, for at most 15 s or until ctx ends.
+func Await(ctx context.Context, what string, ok func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := ok()
+		var final finalError
+		switch {
+		case err == nil:
+			return nil
+		case errors.As(err, &final):
+			return fmt.Errorf("waiting for %s: %w", what, final.error)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waited for %s: %w", what, err)
+		case <-tick.C:
+		}
+	}
+}
+
+// StopServer stops the balancer and waits.
+func (c *Cluster) StopServer() error {
+	if c.Server == nil {
+		return nil
+	}
+	if err := c.Server.Stop(5 * time.Second); err != nil {
+		return fmt.Errorf("balancer: %w\n%s", err, c.Server.Output())
+	}
+	return nil
+}
+
+// Close ends everything and removes the network.
+func (c *Cluster) Close() error {
+	var errs []error
+	for _, b := range c.Backends {
+		b.close()
+	}
+	if c.Server != nil {
+		c.Server.Signal(os.Kill)
+		<-c.Server.Done()
+	}
+	if c.Net != nil {
+		errs = append(errs, c.Net.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// call asks the agent at a control socket.
+func call(socket, method, arg string) (reply string, err error) {
+	conn, err := rpc.DialHTTP("unix", socket)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	return reply, conn.Call("Client."+method, &arg, &reply)
+}
