@@ -119,7 +119,7 @@ func TestGuestsEqualTheirTwins(t *testing.T) {
 			guest, native := newWorkers(t, name, 3)[1], newTwin(1, 3)
 			r := rand.New(rand.NewPCG(1, 2))
 			builder, all := core.NewPoolBuilder(service), backends(even(40)...)
-			for round := range 60 {
+			for round := range 25 {
 				p := randomPool(r, all, builder)
 				if name == "least-packets" { // its twin leaves a change of pool to the host
 					builder = core.NewPoolBuilder(service)

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -119,4 +121,45 @@ func TestPickDoesNotAllocate(t *testing.T) {
 	if n := testing.AllocsPerRun(1000, func() { s.Pick(&f) }); n != 0 {
 		t.Errorf("pick allocates %v times, want 0", n)
 	}
+}
+
+func TestRefreshDoesNotAllocate(t *testing.T) {
+	s := newScheduler(t, testdata(t, "moody.wasm"), host.Config{})
+	s.SetPool(poolOf(64))
+	active, packets := make([]uint32, 64), make([]uint64, 64)
+	if n := testing.AllocsPerRun(1000, func() { s.Refresh(active, packets, packets) }); n != 0 {
+		t.Errorf("refresh allocates %v times, want 0", n)
+	}
+}
+
+// Workers share a policy, and anyone may read statistics meanwhile.
+func TestWorkersAtOnce(t *testing.T) {
+	ctx := context.Background()
+	p, err := newRuntime(t).Compile(ctx, "modulo", testdata(t, "modulo.wasm"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const workers, flows = 4, 1000
+	pool := poolOf(5)
+	var group sync.WaitGroup
+	for w := range workers {
+		s, err := p.NewScheduler(ctx, host.Config{Worker: w, Workers: workers})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { s.Close() })
+		group.Go(func() {
+			s.SetPool(pool)
+			for k := range uint64(flows) {
+				f := flowOf(k)
+				s.Pick(&f)
+			}
+		})
+		group.Go(func() {
+			for s.Stats().Picks[core.ByPolicy] < flows {
+				runtime.Gosched()
+			}
+		})
+	}
+	group.Wait()
 }
