@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -41,6 +42,22 @@ func (j *Journal) AddAddr(link string, p netip.Prefix) error {
 		}
 		return nil
 	})
+}
+
+// RemoveAddr takes an address off that AddAddr put there; any other stays.
+func (j *Journal) RemoveAddr(link string, p netip.Prefix) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	i := slices.Index(j.done, change{Link: link, Addr: p.String()})
+	if i < 0 {
+		return nil
+	}
+	if err := j.done[i].undo(); err != nil {
+		return err
+	}
+	// The file keeps the line: undoing it once more does nothing.
+	j.done = slices.Delete(j.done, i, i+1)
+	return nil
 }
 
 func hasAddr(l netlink.Link, a netip.Addr) (bool, error) {

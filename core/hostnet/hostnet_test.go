@@ -104,6 +104,19 @@ func TestForeignStateStays(t *testing.T) {
 	}
 }
 
+func TestRemoveAddr(t *testing.T) {
+	require.NetNS(t)
+	before := machine(t)
+	j := open(t, filepath.Join(t.TempDir(), "journal"))
+	own := netip.MustParsePrefix("127.0.0.1/8")
+	if err := errors.Join(j.AddAddr("lo", vip4), j.AddAddr("lo", own), j.RemoveAddr("lo", vip4), j.RemoveAddr("lo", own)); err != nil {
+		t.Fatal(err)
+	}
+	if got := machine(t); got != before {
+		t.Errorf("after RemoveAddr: %s, want %s", got, before)
+	}
+}
+
 func TestErrorsNameTheThing(t *testing.T) {
 	require.NetNS(t)
 	j := open(t, filepath.Join(t.TempDir(), "journal"))
