@@ -1,5 +1,5 @@
 /*
- * Caplance policy ABI v1 for C and C++ (docs/policy-abi.md is normative).
+ * Caplance policy ABI v1 for C (docs/policy-abi.md is normative).
  *
  * One translation unit includes this file, says how many backends it can take
  * and which counters it wants, and defines three things:
@@ -14,7 +14,7 @@
  * Build, with the clang and lld of any distribution:
  *
  *     clang --target=wasm32 -O2 -mbulk-memory -nostdlib -Wl,--no-entry \
- *         -Wl,--strip-all -I plugins/sdk/c -o mine.wasm mine.c
+ *         -Wl,--max-memory=720896 -I plugins/sdk/c -o mine.wasm mine.c
  */
 #ifndef CAPLANCE_H
 #define CAPLANCE_H
@@ -102,8 +102,9 @@ CAPLANCE_AT(caplance_info, seed, 8);
 CAPLANCE_AT(caplance_info, epoch, 16);
 
 /*
- * The buffers. Volatile is not needed: the host writes between calls only, and
- * exported functions are compiled to read memory anew.
+ * The buffers. They need not be volatile: the host writes between calls only,
+ * and since caplance_buffer gives their addresses away, the compiler reads them
+ * anew in every call.
  */
 static caplance_flow caplance_flow_buffer;
 static caplance_info info;
