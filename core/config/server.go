@@ -49,7 +49,7 @@ type rawServer struct {
 	Log      Log          `toml:"log"`
 	Registry rawRegistry  `toml:"registry"`
 	Datapath rawDatapath  `toml:"datapath"`
-	Control  rawControl   `toml:"control"`
+	Control  string       `toml:"control"`
 	Service  []rawService `toml:"service"`
 }
 
@@ -78,10 +78,6 @@ type rawTimeouts struct {
 	UDP    string `toml:"udp"`
 }
 
-type rawControl struct {
-	Socket string `toml:"socket"`
-}
-
 func defaultServer() rawServer {
 	return rawServer{
 		StateDir: "/run/caplance",
@@ -93,7 +89,7 @@ func defaultServer() rawServer {
 			FirstQueue: 1337, QueueLength: 8192, TunnelPort: 1337, Flows: 1 << 20,
 			Timeouts: rawTimeouts{TCP: "15m", TCPSyn: "60s", TCPFin: "60s", UDP: "2m"},
 		},
-		Control: rawControl{Socket: "/var/run/caplance-server.sock"},
+		Control: "/var/run/caplance-server.sock",
 	}
 }
 
@@ -118,7 +114,7 @@ func ParseServer(path string, data []byte) (*Server, error) {
 	cfg := &Server{
 		StateDir: v.path("state_dir", raw.StateDir),
 		Log:      raw.Log,
-		Control:  v.path("control.socket", raw.Control.Socket),
+		Control:  v.path("control", raw.Control),
 		Registry: v.registry(raw.Registry),
 		Datapath: v.datapath(raw.Datapath),
 		Services: v.services(raw.Service),

@@ -16,8 +16,8 @@ import (
 	"github.com/caplance/caplance/core/config"
 	"github.com/caplance/caplance/core/control"
 	"github.com/caplance/caplance/core/packet"
+	"github.com/caplance/caplance/core/ruleset"
 	"github.com/caplance/caplance/e2e/require"
-	"github.com/google/nftables"
 	"go.uber.org/goleak"
 )
 
@@ -83,12 +83,11 @@ func (a *oldAgent) datagram() []byte {
 
 const testConfig = `
 state_dir = %q
+control = %q
 [registry]
 listen = "127.0.0.1:1338"
 [datapath]
 queues = 2
-[control]
-socket = %q
 [[service]]
 name = "dns"
 vip = "192.0.2.10"
@@ -224,16 +223,12 @@ func footprint(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, err := nftables.New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	tables, err := conn.ListTables()
+	tables, err := ruleset.Tables()
 	if err != nil {
 		t.Fatal(err)
 	}
 	queues, _ := os.ReadFile("/proc/net/netfilter/nfnetlink_queue")
-	return fmt.Sprintf("%v %d tables, queues %q", addrs, len(tables), queues)
+	return fmt.Sprintf("%v tables %v queues %q", addrs, tables, queues)
 }
 
 func TestBadPolicyNamesTheService(t *testing.T) {

@@ -162,3 +162,21 @@ func (b *builder) fragment() []expr.Any {
 		b.equals(1),
 	}
 }
+
+// Tables lists the nftables tables of this network namespace, "family name"
+// each: what an operator or a test looks at to see whether ours are there.
+func Tables() ([]string, error) {
+	conn, err := nftables.New()
+	if err != nil {
+		return nil, fmt.Errorf("nftables: %w", err)
+	}
+	list, err := conn.ListTables()
+	if err != nil {
+		return nil, fmt.Errorf("nftables tables: %w", err)
+	}
+	var out []string
+	for _, t := range list {
+		out = append(out, fmt.Sprintf("%d %s", t.Family, t.Name))
+	}
+	return out, nil
+}

@@ -156,13 +156,14 @@ server = %q
 data_ip = %q
 heartbeat = "300ms"
 read_timeout = "2s"
+stop_timeout = "3s"
+check_interval = "200ms"
 state_dir = %q
+control = %q
 %s
-[control]
-socket = %q
 [log]
 level = "debug"
-`, b.Name, server, b.Data, filepath.Join(b.cluster.Dir, b.Name), b.Config, b.Socket()), 0o644)
+`, b.Name, server, b.Data, filepath.Join(b.cluster.Dir, b.Name), b.Socket(), b.Config), 0o644)
 }
 
 // StartAgent starts the backend's agent and returns when its control socket

@@ -100,8 +100,14 @@ func New(o Options) (c *Cluster, err error) {
 			return nil, err
 		}
 	}
-	return c, c.WriteServerConfig(c.serverConfig())
+	return c, c.Rewrite()
 }
+
+// Rewrite writes the balancer's configuration from the options.
+func (c *Cluster) Rewrite() error { return c.WriteServerConfig(c.serverConfig()) }
+
+// ServerFile is the balancer's configuration file.
+func (c *Cluster) ServerFile() string { return c.serverFile }
 
 func addr4(n int) netip.Addr { return netip.AddrFrom4([4]byte{10, 77, 0, byte(n)}) }
 func addr6(n int) netip.Addr {
@@ -119,6 +125,7 @@ func (c *Cluster) host(name string, n int) (*topology.Host, error) {
 
 func (c *Cluster) serverConfig() string {
 	return fmt.Sprintf(`state_dir = %q
+control = %q
 %s
 [log]
 level = "debug"
@@ -127,9 +134,7 @@ listen = "[::]:1338"
 read_timeout = %q
 sanity_timeout = "2s"
 drain_timeout = "30s"
-[control]
-socket = %q
-%s`, filepath.Join(c.Dir, "lb"), c.Options.Server, c.Timeout, c.ServerSocket(), c.Services(c.Policy))
+%s`, filepath.Join(c.Dir, "lb"), c.ServerSocket(), c.Options.Server, c.Timeout, c.Services(c.Policy))
 }
 
 // Services is the TOML of the cluster's services under one policy.

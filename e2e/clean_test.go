@@ -1,0 +1,173 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caplance/caplance/core/ruleset"
+	"github.com/caplance/caplance/e2e/cluster"
+	"github.com/caplance/caplance/e2e/topology"
+	"github.com/vishvananda/netlink"
+)
+
+// footprint lists all that Caplance changes on a host: rules, links, addresses,
+// sysctls, sockets.
+func footprint(t testing.TB, h *topology.Host) string {
+	t.Helper()
+	var b strings.Builder
+	must(t, h.Do(func() error {
+		tables, err := ruleset.Tables()
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(&b, "tables %v\n", tables)
+		links, err := netlink.LinkList()
+		if err != nil {
+			return err
+		}
+		for _, l := range links {
+			addrs, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+			if err != nil {
+				return err
+			}
+			var list []string
+			for _, a := range addrs {
+				list = append(list, a.IPNet.String())
+			}
+			sort.Strings(list)
+			fmt.Fprintf(&b, "link %s %v\n", l.Attrs().Name, list)
+		}
+		for _, pattern := range []string{"ipv4/conf/*/arp_*", "ipv4/conf/*/rp_filter", "ipv4/conf/*/accept_local", "ipv6/conf/*/disable_ipv6", "ipv4/ip_forward"} {
+			files, err := filepath.Glob("/proc/sys/net/" + pattern)
+			if err != nil {
+				return err
+			}
+			for _, f := range files {
+				v, err := os.ReadFile(f)
+				if err != nil {
+					return err
+				}
+				fmt.Fprintf(&b, "%s=%s", strings.TrimPrefix(f, "/proc/sys/net/"), v)
+			}
+		}
+		for _, f := range []string{"netfilter/nfnetlink_queue", "raw", "raw6", "udp", "udp6", "packet"} {
+			data, err := os.ReadFile("/proc/thread-self/net/" + f)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(&b, "%s: %d sockets\n", f, strings.Count(string(data), "\n"))
+		}
+		return nil
+	}))
+	return b.String()
+}
+
+// sockets are the unix sockets in the cluster's directory.
+func sockets(t testing.TB, c *cluster.Cluster) []string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(c.Dir, "*.sock"))
+	must(t, err)
+	return files
+}
+
+// Stopping the balancer and the agents leaves the machines as they were, and
+// takes no longer than it may.
+func TestStopLeavesNothing(t *testing.T) {
+	c := prepare(t, cluster.Options{Backends: 1})
+	b := c.Backends[0]
+	lb, backend := footprint(t, c.LB), footprint(t, b.Host)
+	must(t, c.StartServer(t.Context()))
+	must(t, c.StartAgents(t.Context()))
+	_, err := httpGet(t, c, cluster.VIP4)
+	must(t, err)
+	if footprint(t, c.LB) == lb || footprint(t, b.Host) == backend {
+		t.Fatal("the footprint does not see what a running installation changes")
+	}
+	must(t, b.StopAgent())
+	began := time.Now()
+	must(t, c.StopServer())
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("the balancer took %s to stop", took)
+	}
+	same(t, "balancer", lb, footprint(t, c.LB))
+	same(t, "backend", backend, footprint(t, b.Host))
+	if left := sockets(t, c); len(left) > 0 {
+		t.Errorf("sockets left: %v", left)
+	}
+}
+
+// After kill -9 a start and a stop leave the machines as they were before.
+func TestKillIsReclaimed(t *testing.T) {
+	c := prepare(t, cluster.Options{Backends: 1})
+	b := c.Backends[0]
+	lb, backend := footprint(t, c.LB), footprint(t, b.Host)
+	must(t, c.StartServer(t.Context()))
+	must(t, c.StartAgents(t.Context()))
+	c.Server.Kill()
+	b.Agent.Kill()
+	if footprint(t, c.LB) == lb || footprint(t, b.Host) == backend {
+		t.Fatal("the kill left nothing to reclaim: the test proves nothing")
+	}
+	must(t, c.StartServer(t.Context()))
+	must(t, c.StartAgents(t.Context()))
+	must(t, b.StopAgent())
+	must(t, c.StopServer())
+	same(t, "balancer", lb, footprint(t, c.LB))
+	same(t, "backend", backend, footprint(t, b.Host))
+}
+
+// A start that fails, early or late, leaves nothing behind and says why.
+func TestFailedStartsLeaveNothing(t *testing.T) {
+	c := prepare(t, cluster.Options{Backends: 1})
+	before := footprint(t, c.LB)
+	taken, err := c.LB.Listen("[::]:1338")
+	must(t, err)
+	for _, tt := range []struct{ name, config, want string }{
+		{"unknown key", "nonsense = 1\n" + c.Services("hash"), ":1: nonsense: unknown key"},
+		{"port 0", "[[service]]\nname = \"a\"\nvip = \"10.77.0.200\"\nports = [0]\n", "service[0].ports[0]"},
+		{"missing policy", c.Services("/nowhere/x.wasm"), `service "web4"`},
+		{"registry port taken", fmt.Sprintf("state_dir = %q\ncontrol = %q\n[registry]\nlisten = \"[::]:1338\"\n%s", filepath.Join(c.Dir, "lb"), c.ServerSocket(), c.Services("hash")), "address already in use"},
+		{"socket not to be made", fmt.Sprintf("state_dir = %q\ncontrol = \"/proc/nope/x.sock\"\n[registry]\nlisten = \"[::]:1339\"\n%s", filepath.Join(c.Dir, "lb"), c.Services("hash")), "control socket"},
+		{"state not to be written", fmt.Sprintf("state_dir = \"/proc/nope\"\ncontrol = %q\n%s", c.ServerSocket(), c.Services("hash")), "/proc/nope"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			must(t, c.WriteServerConfig(tt.config))
+			err := c.StartServer(t.Context())
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Fatalf("error %v, want one with %q", err, tt.want)
+			}
+			if code := c.Server.ProcessState.ExitCode(); code != 1 {
+				t.Errorf("exit code %d, want 1", code)
+			}
+			if len(sockets(t, c)) > 0 {
+				t.Error("a control socket is left")
+			}
+			after := footprint(t, c.LB)
+			same(t, "balancer", before, after)
+		})
+	}
+	taken.Close()
+}
+
+func same(t testing.TB, what, before, after string) {
+	t.Helper()
+	if before == after {
+		return
+	}
+	was := strings.Split(before, "\n")
+	for _, l := range strings.Split(after, "\n") {
+		if !strings.Contains(before, l) {
+			t.Errorf("%s: left behind or changed: %s", what, l)
+		}
+	}
+	for _, l := range was {
+		if !strings.Contains(after, l) {
+			t.Errorf("%s: was before: %s", what, l)
+		}
+	}
+}

@@ -1,0 +1,146 @@
+package e2e
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caplance/caplance/e2e/cluster"
+)
+
+var vips = []netip.Addr{cluster.VIP4, cluster.VIP6}
+
+// HTTP over TCP and an echo over UDP get through on both families, whatever
+// the family of the tunnel; answers come from the VIP and never pass the
+// balancer.
+func TestForwardsAndRepliesDirectly(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		t.Run(fmt.Sprintf("tunnel over IPv6 %v", v6), func(t *testing.T) {
+			c := start(t, cluster.Options{Backends: 3, DataV6: v6})
+			seen := sniff(t, c.LB, "eth0")
+			names := map[string]bool{}
+			for _, vip := range vips {
+				for range 10 {
+					name, err := httpGet(t, c, vip)
+					must(t, err)
+					names[name] = true
+					name, from, err := udpAsk(t, c, vip, []byte("hello"))
+					must(t, err)
+					names[name] = true
+					if from != netip.AddrPortFrom(vip, cluster.UDPPort) {
+						t.Errorf("the answer came from %v, not from %v", from, vip)
+					}
+				}
+			}
+			if len(names) != 3 {
+				t.Errorf("backends %v answered", names)
+			}
+			requests, replies := seen()
+			if requests == 0 || replies != 0 {
+				t.Errorf("the balancer saw %d requests and %d replies", requests, replies)
+			}
+		})
+	}
+}
+
+// 100 MB in one TCP flow, in segments as long as the tunnel allows, arrive
+// whole.
+func TestBulkUpload(t *testing.T) {
+	c := start(t, cluster.Options{Backends: 2})
+	data := make([]byte, 100<<20)
+	rand.Read(data)
+	want := fmt.Sprintf("%d %x", len(data), sha256.Sum256(data))
+	for _, vip := range vips {
+		client := httpClient(t, c)
+		start := time.Now()
+		resp, err := client.Post(fmt.Sprintf("http://%s/", netip.AddrPortFrom(vip, cluster.HTTPPort)), "application/octet-stream", bytes.NewReader(data))
+		must(t, err)
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		must(t, err)
+		took := time.Since(start)
+		t.Logf("%v: 100 MB in %.2fs, %.0f Mbit/s", vip, took.Seconds(), float64(len(data))*8/1e6/took.Seconds())
+		if !strings.Contains(string(body), want) {
+			t.Errorf("%v: the backend says %s, want %s", vip, body, want)
+		}
+	}
+	stats, err := c.Control().Stats(t.Context())
+	must(t, err)
+	// 100 MB in segments of the tunnel's MTU: 1472-40 and 1472-60 bytes each.
+	least := uint64(2 * len(data) / (1472 - 40))
+	if n := stats.Counters["forwarded"]; n < least || n > least*3/2 {
+		t.Errorf("%d packets forwarded, want a little over %d: segments are not at the MTU", n, least)
+	}
+	if n := stats.Counters["too_big"] + stats.Counters["fragmented"]; n != 0 {
+		t.Errorf("%d segments were too long for the tunnel: the MSS is not clamped", n)
+	}
+}
+
+// Datagrams longer than a link arrive whole: as fragments, or cut for the
+// tunnel; both at the backend that the flow's short datagrams go to.
+func TestLongDatagrams(t *testing.T) {
+	c := start(t, cluster.Options{Backends: 3})
+	for _, vip := range vips {
+		for range 6 {
+			pc := udpSocket(t, c, vip)
+			home := ""
+			for _, size := range []int{10, 1400, 3000, 8000, 20} {
+				name, _, err := udpAskFrom(pc, vip, bytes.Repeat([]byte("x"), size))
+				if err != nil {
+					t.Fatalf("%v: %d bytes: %v", vip, size, err)
+				}
+				if home == "" {
+					home = name
+				}
+				if name != home {
+					t.Errorf("%v: %d bytes went to %s, the flow is at %s", vip, size, name, home)
+				}
+			}
+		}
+	}
+}
+
+// A datagram that only the tunnel makes too long: the client is told, and its
+// next one is cut by its own kernel.
+func TestPathMTU(t *testing.T) {
+	c := start(t, cluster.Options{Backends: 2})
+	for _, vip := range vips {
+		pc := udpSocket(t, c, vip)
+		size := 1472 // with IPv4 and UDP headers 1500; the tunnel takes 1472
+		if vip.Is6() {
+			size = 1452
+		}
+		await(t, "the client to learn the tunnel's MTU", func() error {
+			pc.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+			if _, err := pc.WriteToUDPAddrPort(make([]byte, size), netip.AddrPortFrom(vip, cluster.UDPPort)); err != nil {
+				return err
+			}
+			buf := make([]byte, 65536)
+			_, _, err := pc.ReadFromUDPAddrPort(buf)
+			return err
+		})
+		stats, err := c.Control().Stats(t.Context())
+		must(t, err)
+		if stats.Counters["too_big"] == 0 {
+			t.Errorf("%v: no client was told", vip)
+		}
+	}
+}
+
+// VIP ports that no service names stay the balancer's own: refused at once.
+func TestUnnamedPortsAreNotCaptured(t *testing.T) {
+	c := start(t, cluster.Options{Backends: 1})
+	for _, vip := range vips {
+		start := time.Now()
+		_, err := dial(t, c, netip.AddrPortFrom(vip, 9999))
+		if err == nil || !strings.Contains(err.Error(), "refused") || time.Since(start) > time.Second {
+			t.Errorf("%v: error %v after %s, want connection refused", vip, err, time.Since(start))
+		}
+	}
+}
