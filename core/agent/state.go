@@ -1,0 +1,59 @@
+package agent
+
+import (
+	"fmt"
+
+	"github.com/caplance/caplance/core/control"
+	"github.com/caplance/caplance/core/registry"
+)
+
+// State is where the agent is with its balancer:
+//
+//	Unregistered → Registering → Active ⇄ Paused, Draining → Deregistering
+//
+// A broken session leads back to Registering from any of them.
+type State uint8
+
+// The states.
+const (
+	Unregistered  State = iota // deregistered by the operator
+	Registering                // no session, or not proven yet
+	Active                     // flows may come
+	Paused                     // registered, no packets
+	Draining                   // established flows only
+	Deregistering              // the balancer is being told
+)
+
+var stateNames = [...]string{"Unregistered", "Registering", "Active", "Paused", "Draining", "Deregistering"}
+
+func (s State) String() string { return stateNames[s] }
+
+// registered says whether the balancer lists the backend.
+func (s State) registered() bool { return s == Active || s == Paused || s == Draining }
+
+// verbs are the operations that the balancer is asked for: what is sent, what
+// is awaited, and where it leads.
+var verbs = map[control.Op]struct {
+	ask, answer registry.Verb
+	to          State
+}{
+	control.Pause:      {registry.Pause, registry.Paused, Paused},
+	control.Resume:     {registry.Resume, registry.Resumed, Active},
+	control.Drain:      {registry.Drain, registry.Draining, Draining},
+	control.Deregister: {registry.Deregister, registry.Deregistered, Unregistered},
+}
+
+// may says why op is not possible in state s, nil if it is.
+func may(op control.Op, s State) error {
+	switch {
+	case s.registered():
+		return nil
+	case s == Unregistered && op == control.Resume:
+		return nil // registers again
+	case s == Unregistered:
+		return fmt.Errorf("agent is deregistered (caplancectl resume registers it again)")
+	case s == Registering:
+		return fmt.Errorf("agent is not registered yet, no balancer could do it (its log says why)")
+	}
+	return fmt.Errorf("agent is %s", s)
+}
