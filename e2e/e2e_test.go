@@ -206,7 +206,7 @@ func udpAskFrom(pc *net.UDPConn, vip netip.Addr, payload []byte) (backend string
 	if _, err = pc.WriteToUDPAddrPort(payload, netip.AddrPortFrom(vip, cluster.UDPPort)); err != nil {
 		return "", from, err
 	}
-	pc.SetReadDeadline(time.Now().Add(5 * time.Second))
+	pc.SetReadDeadline(time.Now().Add(2 * time.Second))
 	buf := make([]byte, 65536)
 	n, from, err := pc.ReadFromUDPAddrPort(buf)
 	if err != nil {

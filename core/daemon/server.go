@@ -254,6 +254,9 @@ func addVIPs(j *hostnet.Journal, addrs []address, services []*core.Service, log 
 			return fmt.Errorf("service %s: vip %v: %w", s.Name, s.VIP, err)
 		}
 		log.Debug("vip", "service", s.Name, "vip", s.VIP, "link", link)
+		if err := announce(link, s.VIP); err != nil {
+			log.Warn("neighbours not told of the vip; they learn when they ask", "err", err)
+		}
 		if link == "lo" {
 			log.Warn("vip is in no connected network: a router must send its packets here", "service", s.Name, "vip", s.VIP)
 		}

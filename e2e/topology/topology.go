@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 
@@ -47,13 +48,35 @@ type Switch struct {
 }
 
 // New starts an empty network. The prefix and the process id name its
-// namespaces.
+// namespaces; those of processes that were killed are removed.
 func New(prefix string) (*Net, error) {
+	if err := reclaim(prefix); err != nil {
+		return nil, err
+	}
 	root, err := netns.Get()
 	if err != nil {
 		return nil, fmt.Errorf("current netns: %w", err)
 	}
 	return &Net{prefix: fmt.Sprintf("%s%d", prefix, os.Getpid()), root: root}, nil
+}
+
+// reclaim removes the namespaces of networks whose process is gone.
+func reclaim(prefix string) error {
+	names, err := filepath.Glob("/run/netns/" + prefix + "*-*")
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		name := filepath.Base(n)
+		var pid int
+		if _, err := fmt.Sscanf(strings.TrimPrefix(name, prefix), "%d-", &pid); err != nil || unix.Kill(pid, 0) != unix.ESRCH {
+			continue
+		}
+		if err := netns.DeleteNamed(name); err != nil {
+			return fmt.Errorf("netns %s of a killed process: %w", name, err)
+		}
+	}
+	return nil
 }
 
 // Host adds a namespace with lo up.
