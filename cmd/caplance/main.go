@@ -1,0 +1,112 @@
+// Command caplance is the load balancer (caplance server) and the agent that
+// runs on each backend (caplance agent).
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// env is all that a command sees of the process it runs in.
+type env struct {
+	args           []string
+	stdout, stderr io.Writer
+	hangup         <-chan os.Signal // SIGHUP: reopen the log
+}
+
+// command is one subcommand; its run returns nil, an error to print, or
+// errUsage after having explained itself.
+type command struct {
+	name, aliases, summary string
+	run                    func(ctx context.Context, e env) error
+}
+
+// commands is filled by init, since help lists the table it is part of.
+var commands []command
+
+func init() {
+	commands = []command{
+		{"server", "", "balance flows over the backends that register", server},
+		{"agent", "client", "register this machine as a backend and receive its flows", runAgent},
+		{"version", "", "print the version", version},
+	}
+}
+
+// errUsage says that the command line was wrong and that this has been told.
+var errUsage = errors.New("usage")
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	os.Exit(run(ctx, env{os.Args[1:], os.Stdout, os.Stderr, hangup}))
+}
+
+// run executes the command line and returns the exit code: 0 done, 1 failed,
+// 2 usage.
+func run(ctx context.Context, e env) int {
+	if len(e.args) == 0 {
+		usage(e.stderr)
+		return 2
+	}
+	name := e.args[0]
+	e.args = e.args[1:]
+	if name == "help" || name == "-h" || name == "--help" || name == "-help" {
+		usage(e.stdout)
+		return 0
+	}
+	for _, c := range commands {
+		if name != c.name && name != c.aliases {
+			continue
+		}
+		switch err := c.run(ctx, e); {
+		case err == nil, errors.Is(err, flag.ErrHelp):
+			return 0
+		case errors.Is(err, errUsage):
+			return 2
+		default:
+			fmt.Fprintf(e.stderr, "caplance %s: %v\n", c.name, err)
+			return 1
+		}
+	}
+	fmt.Fprintf(e.stderr, "caplance: there is no command %q\n\n", name)
+	usage(e.stderr)
+	return 2
+}
+
+func usage(w io.Writer) {
+	fmt.Fprintln(w, "Caplance, a layer-4 load balancer with WASM scheduling policies.\n\nUsage: caplance COMMAND [flags]\n\nCommands:")
+	for _, c := range commands {
+		name := c.name
+		if c.aliases != "" {
+			name += ", " + c.aliases
+		}
+		fmt.Fprintf(w, "  %-15s %s\n", name, c.summary)
+	}
+	fmt.Fprintln(w, "\nCOMMAND -h explains its flags. To ask or steer what runs: caplancectl -h.")
+}
+
+// flags parses a command's flags and refuses what is left over. fs.Parse
+// prints what is wrong.
+func flags(e env, fs *flag.FlagSet) error {
+	fs.SetOutput(e.stderr)
+	if err := fs.Parse(e.args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return err
+		}
+		return errUsage
+	}
+	if fs.NArg() > 0 {
+		fmt.Fprintf(e.stderr, "caplance %s: %q is too much\n", fs.Name(), fs.Arg(0))
+		fs.Usage()
+		return errUsage
+	}
+	return nil
+}
