@@ -91,3 +91,24 @@ func (c *client) do(op Op, req, reply *string) (err error) {
 	*reply, err = c.s.steer(c.ctx, op)
 	return err
 }
+
+// AskAgent carries out op at the agent behind the socket and returns its
+// answer. name is the backend's, or empty; the agent refuses another one.
+func AskAgent(ctx context.Context, path string, op Op, name string) (string, error) {
+	conn, err := rpc.DialHTTP("unix", path)
+	if err != nil {
+		return "", fmt.Errorf("agent at %s: %w (is it running, and may you open its socket? try: sudo systemctl status caplance-agent)", path, err)
+	}
+	defer conn.Close()
+	var reply string
+	call := conn.Go("Client."+string(op), &name, &reply, make(chan *rpc.Call, 1))
+	select {
+	case <-call.Done:
+		if call.Error != nil {
+			return "", fmt.Errorf("agent at %s: %w", path, call.Error)
+		}
+		return reply, nil
+	case <-ctx.Done():
+		return "", fmt.Errorf("agent at %s: no answer: %w", path, context.Cause(ctx))
+	}
+}

@@ -1,0 +1,202 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net"
+	"net/netip"
+	"net/rpc"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"go.uber.org/goleak"
+
+	"github.com/caplance/caplance/core"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// serve runs a task until the test ends.
+func serve(t *testing.T, run func(context.Context) error, ready <-chan struct{}) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	select {
+	case <-ready:
+	case err := <-done:
+		t.Fatal(err)
+	}
+}
+
+func agent(t *testing.T, steer Steer) (path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "a.sock")
+	s := NewAgentServer(path, "b1", steer)
+	serve(t, s.Run, s.Ready())
+	return path
+}
+
+func TestAgentSocket(t *testing.T) {
+	var ops []Op
+	path := agent(t, func(_ context.Context, op Op) (string, error) {
+		ops = append(ops, op)
+		if op == Drain {
+			return "", errors.New("agent is not registered")
+		}
+		return string(op) + "d", nil
+	})
+	c, err := rpc.DialHTTP("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	all := []Op{Pause, Resume, Deregister, GetState}
+	for _, op := range all {
+		var reply string
+		if err := c.Call("Client."+string(op), new(string), &reply); err != nil || reply != string(op)+"d" {
+			t.Errorf("%s: %q, %v", op, reply, err)
+		}
+	}
+	if diff := cmp.Diff(all, ops); diff != "" {
+		t.Error(diff)
+	}
+	if _, err := AskAgent(t.Context(), path, Drain, "b1"); err == nil || !strings.Contains(err.Error(), "not registered") {
+		t.Errorf("drain: %v", err)
+	}
+	if _, err := AskAgent(t.Context(), path, Pause, "b2"); err == nil || !strings.Contains(err.Error(), "is not this agent's") {
+		t.Errorf("pause of another: %v", err)
+	}
+	if st, err := os.Stat(path); err != nil || st.Mode().Perm() != 0o660 {
+		t.Errorf("socket %v, %v", st.Mode(), err)
+	}
+}
+
+// An idle client's connection and a call under way must not hold up the end.
+func TestAgentSocketStopsUnderCalls(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.sock")
+	called := make(chan struct{})
+	s := NewAgentServer(path, "b1", func(ctx context.Context, _ Op) (string, error) {
+		close(called)
+		<-ctx.Done()
+		return "", ctx.Err()
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- s.Run(ctx) }()
+	<-s.Ready()
+	idle, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer idle.Close()
+	answered := make(chan error)
+	go func() {
+		_, err := AskAgent(context.Background(), path, Pause, "")
+		answered <- err
+	}()
+	<-called
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if err := <-answered; err == nil {
+		t.Error("a call was answered by an agent that stopped")
+	}
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("socket is left: %v", err)
+	}
+}
+
+func TestAskAgentTimesOut(t *testing.T) {
+	path := agent(t, func(ctx context.Context, _ Op) (string, error) {
+		<-ctx.Done()
+		return "", ctx.Err()
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if _, err := AskAgent(ctx, path, GetState, ""); !errors.Is(err, context.DeadlineExceeded) {
+		t.Error(err)
+	}
+}
+
+func TestListen(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "new", "x.sock")
+	l, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Listen(path); err == nil || !strings.Contains(err.Error(), "another process answers there") {
+		t.Errorf("live socket: %v", err)
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false) // as a killed process leaves it
+	l.Close()
+	if l, err = Listen(path); err != nil {
+		t.Fatalf("stale socket: %v", err)
+	}
+	l.Close()
+}
+
+var (
+	backends = []BackendRow{{Service: "web", Name: "b1", Addr: netip.MustParseAddr("10.0.0.11"), State: core.Draining, Share: 0.5, Since: time.Unix(1e9, 0).UTC()}}
+	services = []ServiceRow{{Name: "web", VIP: netip.MustParseAddr("192.0.2.1"), Picks: map[string]uint64{"policy": 3}}}
+	stats    = Stats{Capture: "xt NFQUEUE", Queues: []QueueRow{{Queue: 1}}, Counters: map[string]uint64{"x": 1}}
+)
+
+type fakeSource struct{ filter FlowFilter }
+
+func (*fakeSource) Backends() []BackendRow { return backends }
+func (*fakeSource) Services() []ServiceRow { return services }
+func (*fakeSource) Stats() Stats           { return stats }
+func (s *fakeSource) Flows(_ context.Context, f FlowFilter) ([]FlowRow, error) {
+	s.filter = f
+	if f.Service == "none" {
+		return nil, errors.New("flows: a worker is too busy; try again")
+	}
+	return []FlowRow{{Proto: "tcp", Age: 1.5}}, nil
+}
+
+func TestBalancerSocket(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s.sock")
+	src := new(fakeSource)
+	s := NewServer(path, src)
+	serve(t, s.Run, s.Ready())
+	c, ctx := Dial(path), t.Context()
+	same := func(want, got any, err error) {
+		t.Helper()
+		if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{})); diff != "" || err != nil {
+			t.Error(err, diff)
+		}
+	}
+	b, err := c.Backends(ctx)
+	same(backends, b, err)
+	sv, err := c.Services(ctx)
+	same(services, sv, err)
+	st, err := c.Stats(ctx)
+	same(stats, st, err)
+	filter := FlowFilter{Service: "web", Backend: "b1", Limit: 7}
+	f, err := c.Flows(ctx, filter)
+	same([]FlowRow{{Proto: "tcp", Age: 1.5}}, f, err)
+	same(filter, src.filter, nil)
+	if _, err := c.Flows(ctx, FlowFilter{Service: "none"}); err == nil || !strings.Contains(err.Error(), "too busy") {
+		t.Error(err)
+	}
+	if _, err := Dial(path + "x").Stats(ctx); err == nil || !strings.Contains(err.Error(), "is caplance server running") {
+		t.Error(err)
+	}
+	if err := c.get(ctx, "flows?limit=many", nil); err == nil || !strings.Contains(err.Error(), `limit "many" is not a number`) {
+		t.Error(err)
+	}
+}
