@@ -1,0 +1,108 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/caplance/caplance/core/control"
+)
+
+// command is one line of the help and what it does.
+type command struct {
+	name     string
+	operands int // at most
+	summary  string
+	run      func(ctx context.Context, o *options, operands []string, w io.Writer) error
+}
+
+var commands = []command{
+	{"pause", 1, "hold all packets back, stay registered", ask(control.Pause)},
+	{"resume", 1, "end pause and drain; register again after deregister", ask(control.Resume)},
+	{"drain", 1, "take no new flows, let established ones end", ask(control.Drain)},
+	{"deregister", 1, "leave the pool now, until resume", ask(control.Deregister)},
+	{"getstate", 1, "print the agent's state", ask(control.GetState)},
+	{"backends", 0, "list the backends of each service", show(
+		func(ctx context.Context, c *control.Client, _ *options) (any, error) { return c.Backends(ctx) })},
+	{"services", 0, "list the services and who picked their flows", show(
+		func(ctx context.Context, c *control.Client, _ *options) (any, error) { return c.Services(ctx) })},
+	{"flows", 0, "list flows (-service, -backend, -limit)", show(
+		func(ctx context.Context, c *control.Client, o *options) (any, error) {
+			return c.Flows(ctx, control.FlowFilter{Service: o.service, Backend: o.backend, Limit: o.limit})
+		})},
+	{"stats", 0, "print queues, tables and counters", show(
+		func(ctx context.Context, c *control.Client, _ *options) (any, error) { return c.Stats(ctx) })},
+}
+
+const agentCommands = 5 // the first ones are the agent's
+
+// ask carries out an operation at the agent and prints the state it leads to.
+func ask(op control.Op) func(context.Context, *options, []string, io.Writer) error {
+	return func(ctx context.Context, o *options, operands []string, w io.Writer) error {
+		state, err := control.AskAgent(ctx, o.agent, op, strings.Join(operands, ""))
+		if err != nil {
+			return err
+		}
+		if o.output == "json" {
+			return printJSON(w, map[string]string{"state": state})
+		}
+		_, err = fmt.Fprintln(w, state)
+		return err
+	}
+}
+
+// show prints what the balancer answers.
+func show(get func(context.Context, *control.Client, *options) (any, error)) func(context.Context, *options, []string, io.Writer) error {
+	return func(ctx context.Context, o *options, _ []string, w io.Writer) error {
+		answer, err := get(ctx, control.Dial(o.server), o)
+		if err != nil {
+			return err
+		}
+		if o.output == "json" {
+			return printJSON(w, answer)
+		}
+		return printTable(w, answer)
+	}
+}
+
+func printJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+func help(w io.Writer) {
+	fmt.Fprint(w, `caplancectl asks and steers the Caplance that runs on this machine.
+
+Usage: caplancectl COMMAND [flags]
+
+On a backend, for its agent (NAME guards against the wrong machine):
+`)
+	for i, c := range commands {
+		if i == agentCommands {
+			fmt.Fprint(w, "\nOn the balancer:\n")
+		}
+		operand := ""
+		if c.operands > 0 {
+			operand = " [NAME]"
+		}
+		fmt.Fprintf(w, "  %-20s %s\n", c.name+operand, c.summary)
+	}
+	fmt.Fprint(w, `
+Flags, before or after the command:
+  -o table|json        how to print (table)
+  -agent PATH          the agent's socket (/var/run/caplance.sock)
+  -server PATH         the balancer's socket (/var/run/caplance-server.sock)
+  -service, -backend   only flows of this service, of this backend
+  -limit N             at most N flows (100); 0 is all
+  -timeout DURATION    give up after (10s)
+
+Exit codes: 0 done, 1 refused or failed, 2 usage.
+
+Take a backend out for maintenance, and in again:
+  caplancectl drain && watch caplancectl getstate
+  caplancectl resume
+`)
+}
