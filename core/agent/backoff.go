@@ -6,10 +6,12 @@ import (
 	"time"
 )
 
-// The time between two attempts doubles from the first to the last.
+// The time between two attempts doubles from the first to the last. The last is
+// short: while a restarted balancer does not know a backend, that one's open
+// connections hang, and an attempt costs one SYN.
 const (
 	backoffFirst = 250 * time.Millisecond
-	backoffLast  = 10 * time.Second
+	backoffLast  = 3 * time.Second
 )
 
 // backoff spaces attempts. Jitter keeps the agents of a restarted balancer

@@ -1,6 +1,9 @@
 package agent
 
 import (
+	"context"
+	"errors"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -10,6 +13,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/caplance/caplance/core/registry"
 )
@@ -165,6 +170,54 @@ func TestVIPsOfTheConfigurationForOldBalancers(t *testing.T) {
 	if !slices.Equal(a.m.vips, cfg.VIPs) || a.m.mtu != 65536-28 {
 		t.Errorf("serves %v at %d bytes", a.m.vips, a.m.mtu)
 	}
+}
+
+// A backend that cannot serve its VIPs never becomes eligible.
+func TestMachineThatFailsIsTriedAgain(t *testing.T) {
+	b := newBalancer(t, freePort(t))
+	cfg := b.config()
+	a := New(cfg, slog.New(slog.DiscardHandler))
+	m := &fakeMachine{fail: errors.New("address on lo: no")}
+	a.dataIP = cfg.DataIP
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- a.run(ctx, m) }()
+	for range 2 {
+		for _, want := range []string{"b1 unhealthy", "b1 lost"} {
+			if got := <-b.pools; got != want {
+				t.Fatalf("pool is %q, want %q", got, want)
+			}
+		}
+	}
+	m.mu.Lock()
+	m.fail = nil
+	m.mu.Unlock()
+	b.until("b1 active")
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestBackoff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var b backoff
+		for _, step := range []time.Duration{250, 500, 1000, 2000, 3000, 3000} {
+			start, step := time.Now(), step*time.Millisecond
+			b.wait(t.Context())
+			if d := time.Since(start); d < step/2 || d > step {
+				t.Errorf("waited %s, want %s to %s", d, step/2, step)
+			}
+		}
+		b.reset()
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		start := time.Now()
+		b.waitEither(t.Context(), ctx)
+		if b.wait(ctx) || time.Since(start) != 0 {
+			t.Error("waited though the context had ended")
+		}
+	})
 }
 
 func TestSecondAgentIsToldWhy(t *testing.T) {
