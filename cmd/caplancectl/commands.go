@@ -102,7 +102,7 @@ Flags, before or after the command:
 Exit codes: 0 done, 1 refused or failed, 2 usage.
 
 Take a backend out for maintenance, and in again:
-  caplancectl drain && watch caplancectl getstate
+  caplancectl drain && watch caplancectl getstate   (until it says Drained)
   caplancectl resume
 `)
 }

@@ -55,6 +55,8 @@ func (s *session) order(o order) error {
 	return s.send(registry.Request{Verb: v.ask, Name: s.a.cfg.Name}, v.answer, func(_ registry.Reply, err error) error {
 		if err == nil {
 			s.become(v.to)
+		} else {
+			s.a.setState(s.a.wish)
 		}
 		o.done <- err
 		return nil
@@ -69,4 +71,9 @@ func (s *session) become(to State) {
 		return
 	}
 	s.a.wish = to
+	if to == Draining {
+		s.setPace(min(drainPace, s.a.cfg.Heartbeat))
+	} else {
+		s.setPace(s.a.cfg.Heartbeat)
+	}
 }

@@ -83,7 +83,7 @@ func (s *session) welcome(reply registry.Reply, err error) error {
 	s.allow(false, vips, balancers)
 	s.registered = true
 	s.a.log.Info("registered", "balancer", s.peer, "data_ip", s.a.dataIP, "vips", vips, "mtu", mtu)
-	s.a.setState(s.a.wish)
+	s.become(s.a.wish)
 	for _, v := range verbs { // the balancer may not know state=
 		if v.to != s.a.wish || v.to == Active {
 			continue
@@ -133,10 +133,14 @@ func (s *session) heartbeat() error {
 	}
 	req := registry.Request{Verb: registry.Health, Code: s.a.code, Load: load()}
 	return s.send(req, registry.HealthAck, func(r registry.Reply, err error) error {
-		if err == nil && s.stopping && r.Options["state"] == "drained" && s.a.State() == Draining {
+		if err != nil || r.Options["state"] != "drained" || s.a.State() != Draining {
+			return err
+		}
+		s.a.setState(Drained)
+		if s.stopping {
 			return s.goodbye()
 		}
-		return err
+		return nil
 	})
 }
 
@@ -146,11 +150,12 @@ func (s *session) leave() error {
 	if s.nonce == "" {
 		return context.Canceled
 	}
-	if !s.registered || !s.a.cfg.Drain || s.a.State() == Paused {
+	if state := s.a.State(); !s.registered || !s.a.cfg.Drain || state == Paused || state == Drained {
 		return s.goodbye()
 	}
 	s.a.setState(Draining)
-	s.beat, s.farewell = farewellBeat, time.After(s.a.cfg.StopTimeout)
+	s.setPace(min(drainPace, s.a.cfg.Heartbeat))
+	s.farewell = time.After(s.a.cfg.StopTimeout)
 	return s.send(registry.Request{Verb: registry.Drain, Name: s.a.cfg.Name}, registry.Draining, nil)
 }
 

@@ -11,11 +11,11 @@ import (
 	"github.com/caplance/caplance/core/registry"
 )
 
-// farewellBeat is the pace of heartbeats while a stopping agent waits for its
-// flows to end; lastWords is how long it waits for the answer to DEREGISTER.
+// drainPace is the longest time between heartbeats while flows are waited for;
+// lastWords is how long a stopping agent waits for the answer to DEREGISTER.
 const (
-	farewellBeat = 500 * time.Millisecond
-	lastWords    = 2 * time.Second
+	drainPace = 500 * time.Millisecond
+	lastWords = 2 * time.Second
 )
 
 // session is one connection to the balancer. It belongs to keep's goroutine.
@@ -31,7 +31,8 @@ type session struct {
 	nonce      string    // answered already
 	registered bool
 	over       bool // DEREGISTERED came
-	beat       time.Duration
+	beat       *time.Timer
+	pace       time.Duration    // of heartbeats
 	farewell   <-chan time.Time // the end of a drain, or of the last words
 	stopping   bool
 }
@@ -55,7 +56,7 @@ func (s *session) run(stop, life context.Context) error {
 	s.peer = conn.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
 	comm := registry.NewTCPCommunicator(conn, s.a.cfg.ReadTimeout, s.a.cfg.WriteTimeout)
 	comm.Limit = registry.MaxReply
-	s.comm, s.lines, s.beat = comm, make(chan string), s.a.cfg.Heartbeat
+	s.comm, s.lines, s.pace = comm, make(chan string), s.a.cfg.Heartbeat
 	ctx, cancel = context.WithCancel(life)
 	done := make(chan struct{})
 	go func() { defer close(done); s.read(ctx) }()
@@ -89,8 +90,8 @@ func (s *session) read(ctx context.Context) {
 }
 
 func (s *session) loop(stop, life context.Context) error {
-	beat := time.NewTimer(s.beat)
-	defer beat.Stop()
+	s.beat = time.NewTimer(s.pace)
+	defer s.beat.Stop()
 	stopping := stop.Done()
 	for !s.over {
 		var err error
@@ -104,15 +105,14 @@ func (s *session) loop(stop, life context.Context) error {
 			err = s.prove(nonce)
 		case s.a.code = <-s.a.checker.codes:
 			err = s.heartbeat()
-		case <-beat.C:
+		case <-s.beat.C:
 			err = s.heartbeat()
-			beat.Reset(s.beat)
+			s.beat.Reset(s.pace)
 		case o := <-s.a.ops:
 			err = s.order(o)
 		case <-stopping:
 			stopping = nil
 			err = s.leave()
-			beat.Reset(s.beat)
 		case <-s.farewell:
 			err = s.goodbye()
 		case <-life.Done():
@@ -123,6 +123,12 @@ func (s *session) loop(stop, life context.Context) error {
 		}
 	}
 	return nil
+}
+
+// setPace changes how often the balancer hears from us, from now on.
+func (s *session) setPace(d time.Duration) {
+	s.pace = d
+	s.beat.Reset(d)
 }
 
 // send writes a request and remembers the answer to wait for.

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"net/rpc"
 	"net/url"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -59,7 +60,16 @@ func TestLifeOfAnAgent(t *testing.T) {
 	b.mu.Unlock()
 	mustCall(t, sock, "Drain", "Draining")
 	b.until("b1 draining")
+	mustCall(t, sock, "GetState", "Draining")
+	b.mu.Lock()
+	b.active = 0
+	b.mu.Unlock()
+	b.until("")
+	for a.State() != Drained { // the next HEALTHACK says it
+		runtime.Gosched()
+	}
 	mustCall(t, sock, "Resume", "Active")
+	b.until("b1 active")
 	mustCall(t, sock, "Deregister", "Unregistered")
 	b.until("")
 	if _, err := call(t, sock, "Pause", ""); err == nil || !strings.Contains(err.Error(), "resume registers it again") {
@@ -73,9 +83,6 @@ func TestLifeOfAnAgent(t *testing.T) {
 	if got, err := call(t, sock, "GetState", "b1"); err != nil || got != "Active" {
 		t.Errorf("%s, %v", got, err)
 	}
-	b.mu.Lock()
-	b.active = 0
-	b.mu.Unlock()
 	if err := a.stop(); err != nil {
 		t.Error(err)
 	}

@@ -9,7 +9,7 @@ import (
 
 // State is where the agent is with its balancer:
 //
-//	Unregistered → Registering → Active ⇄ Paused, Draining → Deregistering
+//	Unregistered → Registering → Active ⇄ Paused, Draining → Drained → Deregistering
 //
 // A broken session leads back to Registering from any of them.
 type State uint8
@@ -21,15 +21,16 @@ const (
 	Active                     // flows may come
 	Paused                     // registered, no packets
 	Draining                   // established flows only
+	Drained                    // none is left, or the balancer moved them
 	Deregistering              // the balancer is being told
 )
 
-var stateNames = [...]string{"Unregistered", "Registering", "Active", "Paused", "Draining", "Deregistering"}
+var stateNames = [...]string{"Unregistered", "Registering", "Active", "Paused", "Draining", "Drained", "Deregistering"}
 
 func (s State) String() string { return stateNames[s] }
 
 // registered says whether the balancer lists the backend.
-func (s State) registered() bool { return s == Active || s == Paused || s == Draining }
+func (s State) registered() bool { return s >= Active && s <= Drained }
 
 // verbs are the operations that the balancer is asked for: what is sent, what
 // is awaited, and where it leads.
