@@ -20,6 +20,12 @@ type Counters struct {
 	Failed  atomic.Uint64 // dropped: the device did not take it
 }
 
+// sanity is what a sanity datagram says.
+type sanity struct {
+	nonce string
+	known bool // it came from a balancer's address
+}
+
 // peers is who may send and what may be in it; an immutable snapshot.
 type peers struct {
 	balancers []netip.Addr
@@ -34,8 +40,8 @@ func (t *tunnel) deliver(allow *peers, from netip.Addr, b []byte) {
 	switch {
 	case !ok && bytes.HasPrefix(b, sanityPrefix) && (known || allow.anyNonce):
 		select {
-		case t.nonces <- string(bytes.TrimSpace(b[len(sanityPrefix):])):
-		default: // it is sent again
+		case t.nonces <- sanity{string(bytes.TrimSpace(b[len(sanityPrefix):])), known}:
+		default:
 		}
 	case !known:
 		t.Stray.Add(1)

@@ -1,14 +1,11 @@
 package agent
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/caplance/caplance/core"
 	"github.com/caplance/caplance/core/forward"
@@ -18,9 +15,13 @@ import (
 // minMTU is the least that IPv4 demands of every path (RFC 791 §3.2).
 const minMTU = 576
 
-// register sends REGISTER and, until the sanity datagram is there, takes it
-// from anybody: the nonce shows who sent it. Packets of flows from an earlier
-// session are taken all along.
+// maxStrangers nonces from unknown addresses are answered in one session: the
+// balancer's datagrams may leave by another address than its TCP, but who else
+// sends some must not bring us to three INVALID in a row.
+const maxStrangers = 2
+
+// register sends REGISTER, which is answered by the sanity datagram. Packets of
+// flows from an earlier session are taken all along.
 func (s *session) register() error {
 	select {
 	case <-s.a.tunnel.nonces: // of an earlier session
@@ -28,10 +29,10 @@ func (s *session) register() error {
 	}
 	s.allow(true, s.a.tunnel.allow.Load().vips, nil)
 	wish := map[State]core.BackendState{Paused: core.Paused, Draining: core.Draining}[s.a.wish]
-	return s.send(registry.Request{
+	return s.comm.WriteLine(registry.Request{
 		Verb: registry.Register, Name: s.a.cfg.Name, Addr: s.a.dataIP,
 		Services: s.a.cfg.Services, Weight: s.a.cfg.Weight, Version: 2, State: wish,
-	}, registry.Registered, s.welcome)
+	}.String())
 }
 
 func (s *session) allow(anyNonce bool, vips, balancers []netip.Addr) {
@@ -45,12 +46,21 @@ func (s *session) allow(anyNonce bool, vips, balancers []netip.Addr) {
 }
 
 // prove answers a sanity datagram, once: it may come several times.
-func (s *session) prove(nonce string) error {
-	if nonce == s.nonce {
+func (s *session) prove(d sanity) error {
+	if d.nonce == s.nonce || s.registered || !d.known && s.strangers >= maxStrangers {
 		return nil
 	}
-	s.nonce = nonce
-	return s.comm.WriteLine(registry.Request{Verb: registry.Sane, Nonce: nonce}.String())
+	s.nonce = d.nonce
+	if !d.known {
+		s.strangers++
+	}
+	return s.send(registry.Request{Verb: registry.Sane, Nonce: d.nonce}, registry.Registered, func(r registry.Reply, err error) error {
+		if err != nil && !d.known && r.Verb == registry.Invalid {
+			s.a.log.Warn("sanity datagram was not the balancer's", "err", err)
+			return nil
+		}
+		return s.welcome(r, err)
+	})
 }
 
 // welcome sets up what REGISTERED says, and then tells with the first HEALTH
@@ -140,34 +150,6 @@ func (s *session) heartbeat() error {
 		if s.stopping {
 			return s.goodbye()
 		}
-		return nil
-	})
-}
-
-// leave begins the end of a stopping agent.
-func (s *session) leave() error {
-	s.stopping = true
-	if s.nonce == "" {
-		return context.Canceled
-	}
-	if state := s.a.State(); !s.registered || !s.a.cfg.Drain || state == Paused || state == Drained {
-		return s.goodbye()
-	}
-	s.a.setState(Draining)
-	s.setPace(min(drainPace, s.a.cfg.Heartbeat))
-	s.farewell = time.After(s.a.cfg.StopTimeout)
-	return s.send(registry.Request{Verb: registry.Drain, Name: s.a.cfg.Name}, registry.Draining, nil)
-}
-
-// goodbye sends DEREGISTER; when it is due again, the answer is given up.
-func (s *session) goodbye() error {
-	if s.a.State() == Deregistering {
-		return errors.New("DEREGISTER was not answered")
-	}
-	s.a.setState(Deregistering)
-	s.farewell = time.After(lastWords)
-	return s.send(registry.Request{Verb: registry.Deregister, Name: s.a.cfg.Name}, registry.Deregistered, func(registry.Reply, error) error {
-		s.over = true
 		return nil
 	})
 }

@@ -11,13 +11,6 @@ import (
 	"github.com/caplance/caplance/core/registry"
 )
 
-// drainPace is the longest time between heartbeats while flows are waited for;
-// lastWords is how long a stopping agent waits for the answer to DEREGISTER.
-const (
-	drainPace = 500 * time.Millisecond
-	lastWords = 2 * time.Second
-)
-
 // session is one connection to the balancer. It belongs to keep's goroutine.
 type session struct {
 	a    *Agent
@@ -28,7 +21,8 @@ type session struct {
 	readErr error // why lines was closed
 
 	awaited    []request // in the order they were sent
-	nonce      string    // answered already
+	nonce      string    // answered last
+	strangers  int       // nonces answered that came from elsewhere
 	registered bool
 	over       bool // DEREGISTERED came
 	beat       *time.Timer

@@ -3,7 +3,9 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -204,6 +206,25 @@ func TestMachineThatFailsIsTriedAgain(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
+}
+
+// A stranger's sanity datagrams before the balancer's cost nothing.
+func TestForgedSanity(t *testing.T) {
+	b := newBalancer(t, freePort(t))
+	b.deaf = true
+	start(t, b.config())
+	stranger, err := net.DialUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 9)}, &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: int(b.port)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stranger.Close()
+	for i := range 20 {
+		fmt.Fprintf(stranger, "SANITY %d", i)
+	}
+	b.mu.Lock()
+	b.deaf = false
+	b.mu.Unlock()
+	b.until("b1 active")
 }
 
 func TestBackoff(t *testing.T) {

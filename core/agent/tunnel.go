@@ -33,7 +33,7 @@ type tunnel struct {
 	raw    syscall.RawConn
 	out    io.Writer // takes one IP packet at a time
 	allow  atomic.Pointer[peers]
-	nonces chan string // of sanity datagrams; what is not read is dropped
+	nonces chan sanity // what is not read is dropped: it is sent again
 
 	vec  []mmsghdr
 	iov  []unix.Iovec
@@ -61,7 +61,7 @@ func openTunnel(ctx context.Context, addr netip.AddrPort, out io.Writer) (*tunne
 	if err != nil {
 		return nil, fmt.Errorf("tunnel: %w", err)
 	}
-	t := &tunnel{conn: c.(*net.UDPConn), out: out, nonces: make(chan string, 1)}
+	t := &tunnel{conn: c.(*net.UDPConn), out: out, nonces: make(chan sanity, 1)}
 	if t.raw, err = t.conn.SyscallConn(); err != nil {
 		return nil, errors.Join(fmt.Errorf("tunnel: %w", err), c.Close())
 	}

@@ -59,8 +59,8 @@ func TestTunnelDelivers(t *testing.T) {
 			}
 		}
 		conn.Write([]byte("SANITY 00ff\n"))
-		if got := <-tun.nonces; got != "00ff" {
-			t.Errorf("nonce %q", got)
+		if got := <-tun.nonces; got != (sanity{"00ff", true}) {
+			t.Errorf("nonce %v", got)
 		}
 		cancel()
 		if err := <-done; err != nil {
@@ -76,7 +76,7 @@ func TestTunnelDrops(t *testing.T) {
 	balancer, stranger := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.9")
 	allow := &peers{balancers: []netip.Addr{balancer}, vips: []netip.Addr{vip4, vip6}}
 	m := &fakeMachine{packets: make(chan []byte, 8)}
-	tun := &tunnel{out: m, nonces: make(chan string, 1)}
+	tun := &tunnel{out: m, nonces: make(chan sanity, 1)}
 	short := ipPacket(vip4, 10)
 	short[3]++ // says one byte more than there is
 	for i := range 3 {
@@ -97,8 +97,8 @@ func TestTunnelDrops(t *testing.T) {
 	}
 	tun.deliver(&peers{anyNonce: true}, stranger, []byte("SANITY 1"))
 	tun.deliver(&peers{anyNonce: true}, stranger, []byte("SANITY 2")) // nobody reads: dropped
-	if got := <-tun.nonces; got != "1" {
-		t.Errorf("nonce %q", got)
+	if got := <-tun.nonces; got != (sanity{"1", false}) {
+		t.Errorf("nonce %v", got)
 	}
 	tun.out = broken{}
 	tun.deliver(allow, balancer, ipPacket(vip6, 0))
