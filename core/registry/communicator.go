@@ -76,18 +76,21 @@ func (c *TCPCommunicator) ReadLine() (string, error) {
 	for {
 		part, err := c.reader.ReadSlice('\n')
 		line = append(line, part...)
-		if len(strings.TrimRight(string(line), "\r\n")) > c.Limit {
-			return "", fmt.Errorf("%w (%d bytes)", ErrTooLong, c.Limit)
-		}
-		if errors.Is(err, bufio.ErrBufferFull) {
-			continue
-		}
-		if err != nil {
+		full := errors.Is(err, bufio.ErrBufferFull)
+		if err != nil && !full {
 			return "", err
 		}
-		break
+		if len(line) > c.Limit+len("\r\n") {
+			return "", fmt.Errorf("%w (%d bytes)", ErrTooLong, c.Limit)
+		}
+		if !full {
+			break
+		}
 	}
 	text := strings.TrimSuffix(strings.TrimSuffix(string(line), "\n"), "\r")
+	if len(text) > c.Limit {
+		return "", fmt.Errorf("%w (%d bytes)", ErrTooLong, c.Limit)
+	}
 	if !isText(text) {
 		return "", ErrBinary
 	}

@@ -65,6 +65,20 @@ func TestBinaryEndsTheSession(t *testing.T) {
 	}
 }
 
+func TestLineWithoutEnd(t *testing.T) {
+	for _, b := range []string{"x", "\r"} {
+		bubble(t, func(t *testing.T, w *world) {
+			p := w.connect()
+			defer p.Close()
+			go p.conn.Write([]byte(strings.Repeat(b, 10<<20)))
+			p.expect("INVALID line longer than allowed (512 bytes)")
+			if line, err := p.ReadLine(); err == nil {
+				t.Errorf("got %q, want the end", line)
+			}
+		})
+	}
+}
+
 func TestThreeInvalidInARow(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		p := w.join("web1", "10.0.0.11", "")
