@@ -49,6 +49,11 @@ type Backend struct {
 	Since    time.Time // registration
 	Load     string    // last HEALTH load=, verbatim, informational
 
+	MaxFlows uint32 // open flows that it takes, 0 for no limit
+	Priority uint32 // for policies that fail over: 0 is served first
+	Zone     uint16 // for policies that stay near
+	Label    uint64 // for policies, as the operator sees fit
+
 	// TunnelMTU is the longest packet that the tunnel to Addr carries, bytes.
 	// The daemon fills it in from the routing table.
 	TunnelMTU int

@@ -81,11 +81,23 @@ type Decision uint8
 // The deciders, in the order in which they are tried.
 const (
 	ByPolicy   Decision = iota // the policy's pick
+	ByTable                    // the table that the policy filled beforehand
 	ByFallback                 // the lookup table: the policy failed or had no choice
 	ByReject                   // the policy refused the flow (no backend)
 	ByNobody                   // no backend is eligible (no backend)
 )
 
-var decisionNames = [...]string{"policy", "fallback", "reject", "nobody"}
+var decisionNames = [...]string{"policy", "table", "fallback", "reject", "nobody"}
+
+// Decisions is the number of deciders, for arrays indexed by Decision.
+const Decisions = len(decisionNames)
 
 func (d Decision) String() string { return decisionNames[d] }
+
+// FlowEnd is what a policy is told of a flow that ended.
+type FlowEnd struct {
+	Backend  Handle
+	Packets  uint64 // from the client
+	Bytes    uint64 // of these
+	Duration uint64 // from first to last packet, ns
+}

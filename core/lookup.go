@@ -25,6 +25,44 @@ type Lookup struct{ slots [LookupSize]uint16 }
 // At is the Index of the candidate that hash falls to, or NoBackend.
 func (l *Lookup) At(hash uint64) uint16 { return l.slots[hash%LookupSize] }
 
+// LookupOf is the table with the given LookupSize slots, filled by somebody
+// else; it copies them.
+func LookupOf(slots []uint16) *Lookup {
+	l := new(Lookup)
+	copy(l.slots[:], slots)
+	return l
+}
+
+// Remap is the table with every index i replaced by to(i).
+func (l *Lookup) Remap(to func(uint16) uint16) *Lookup {
+	out := new(Lookup)
+	for i, s := range l.slots {
+		out.slots[i] = NoBackend
+		if s != NoBackend {
+			out.slots[i] = to(s)
+		}
+	}
+	return out
+}
+
+// Disruption is the share of the slots that went from one backend to another
+// although the one they had is still there, 0 to 1: flows that moved without
+// need. Both tables use the same indices; was has NoBackend for those that
+// left.
+func Disruption(was, now *Lookup) float64 {
+	moved, stayed := 0, 0
+	for i, s := range was.slots {
+		switch {
+		case s == NoBackend:
+		case now.slots[i] == s:
+			stayed++
+		default:
+			moved++
+		}
+	}
+	return float64(moved) / float64(max(moved+stayed, 1))
+}
+
 // Slots is the whole table, for comparison and export.
 func (l *Lookup) Slots() []uint16 { return l.slots[:] }
 

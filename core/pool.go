@@ -3,6 +3,7 @@ package core
 import (
 	"cmp"
 	"slices"
+	"time"
 )
 
 // Handle names one membership of a backend in a pool: a slot in the pool's
@@ -21,6 +22,7 @@ func (h Handle) Slot() uint16 { return uint16(h) }
 type Member struct {
 	Backend
 	ID     uint64 // BackendID(service, name)
+	Ramp   uint32 // slow start: per mille of its share, 1000 is all
 	Handle Handle
 }
 
@@ -34,6 +36,7 @@ type Pool struct {
 
 	Lookup  *Lookup // over Members[:Eligible]: the native fallback pick
 	MidFlow *Lookup // where TCP flows without an entry belong; see PoolBuilder.Build
+	Table   *Lookup // the policy's own table, nil for policies without one
 
 	bySlot []int32 // slot → index in Members, or -1
 }
@@ -85,7 +88,7 @@ func (b *PoolBuilder) Build(backends []Backend, before []Candidate) *Pool {
 	b.release(backends)
 	for _, be := range backends {
 		if be.Serves(b.svc.Name) {
-			p.Members = append(p.Members, Member{Backend: be, ID: BackendID(b.svc.Name, be.Name), Handle: b.hold(&be)})
+			p.Members = append(p.Members, Member{Backend: be, ID: BackendID(b.svc.Name, be.Name), Handle: b.hold(&be), Ramp: b.svc.Ramp(time.Since(be.Since))})
 		}
 	}
 	slices.SortFunc(p.Members, func(x, y Member) int {
@@ -133,6 +136,32 @@ func (p *Pool) lookupBefore(before []Candidate) *Lookup {
 		}
 	}
 	return l
+}
+
+// WithTable is the pool with another table of the policy's.
+func (p *Pool) WithTable(t *Lookup) *Pool {
+	out := *p
+	if p.MidFlow == p.Lookup || p.MidFlow == p.Table {
+		out.MidFlow = t // a policy's table repeats itself as ours does
+	}
+	out.Table = t
+	return &out
+}
+
+// Inherit is the pool with the table of its predecessor, until the policy has
+// made one for it: slots of backends that are no longer eligible fall to the
+// lookup table.
+func (p *Pool) Inherit(from *Pool) *Pool {
+	if from == nil || from.Table == nil {
+		return p
+	}
+	t := from.Table.Remap(func(i uint16) uint16 {
+		if now, ok := p.Find(from.Members[i].Handle); ok && now < p.Eligible {
+			return uint16(now)
+		}
+		return NoBackend
+	})
+	return p.WithTable(t)
 }
 
 // Candidates are the pool's eligible backends: what a successor passes to

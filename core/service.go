@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 )
 
 // PortRange is an inclusive range of ports, 1 ≤ First ≤ Last.
@@ -41,7 +42,22 @@ type Service struct {
 	Policy string      // bundled name or path of a .wasm file
 	Config []byte      // policy_config as JSON, nil when there is none
 	Mode   Mode
+	Shadow string // a policy that is asked too, its answers only counted; "" for none
 	Seed   uint64 // key of the 5-tuple hash
+
+	SlowStart time.Duration // in which a new backend comes to its full share
+}
+
+// FullRamp is the ramp of a backend that is past its slow start.
+const FullRamp = 1000
+
+// Ramp is how much of its share a backend of this age gets, per mille: it
+// grows evenly from a tenth to all.
+func (s *Service) Ramp(age time.Duration) uint32 {
+	if age >= s.SlowStart {
+		return FullRamp
+	}
+	return uint32(max(FullRamp/10, int64(FullRamp*age/s.SlowStart)))
 }
 
 // Matches says whether the service balances this protocol and port of its VIP.

@@ -68,9 +68,11 @@ const (
 	SlotEnd      Slot = 8  // one record of a flow that ended, EndSize bytes
 	SlotMetrics  Slot = 9  // up to MaxMetrics × u64, written by the guest
 	SlotInfo     Slot = 10 // one info record, InfoSize bytes
+	SlotNames    Slot = 11 // names of the metrics, each ended by a zero byte, written by the guest
+	MaxSlot           = SlotNames
 )
 
-var slotNames = [...]string{"0", "CONFIG", "FLOW", "BACKENDS", "ACTIVE", "PACKETS", "BYTES", "TABLE", "END", "METRICS", "INFO"}
+var slotNames = [...]string{"0", "CONFIG", "FLOW", "BACKENDS", "ACTIVE", "PACKETS", "BYTES", "TABLE", "END", "METRICS", "INFO", "NAMES"}
 
 func (s Slot) String() string { return slotNames[s] }
 
@@ -82,7 +84,8 @@ const (
 	InfoSize    = 64
 	EndSize     = 32
 	MaxMetrics  = 16 // entries
-	Align       = 8  // of every buffer
+	NamesSize   = 512
+	Align       = 8 // of every buffer
 )
 
 // What caplance_pick answers besides an index.

@@ -52,6 +52,9 @@ func TestDocumentedLayouts(t *testing.T) {
 			"addr": abi.BackendAddr, "port": abi.BackendPort, "family": abi.BackendFamily, "max_flows": abi.BackendMaxFlows,
 			"priority": abi.BackendPriority, "ramp_permille": abi.BackendRamp, "user": abi.BackendUser, "reserved": abi.BackendReserved,
 		}},
+		{"END", 24, map[string]int{ // the rest is zero
+			"packets": abi.EndPackets, "bytes": abi.EndBytes, "duration_ns": abi.EndDuration,
+		}},
 		{"info", 24, map[string]int{ // the rest is zero
 			"worker": abi.InfoWorker, "workers": abi.InfoWorkers, "seed": abi.InfoSeed, "epoch": abi.InfoEpoch,
 		}},
@@ -104,7 +107,7 @@ func TestDocumentedExports(t *testing.T) {
 
 func TestDocumentedSlots(t *testing.T) {
 	var want, got []string
-	for s := abi.SlotConfig; s <= abi.SlotInfo; s++ {
+	for s := abi.SlotConfig; s <= abi.MaxSlot; s++ {
 		want = append(want, fmt.Sprint(s, " ", uint32(s)))
 	}
 	for _, r := range rows(t, "slot | number | contents | size in bytes | written by") {

@@ -58,12 +58,7 @@ const (
 	BackendReserved = 56 // u64, 0
 )
 
-// FullRamp is the ramp of a backend that is past its slow start.
-const FullRamp = 1000
-
-// PutBackend encodes m as a backend record. Zone, port, max_flows, priority
-// and the user label have no source in the registry yet and are 0; the ramp
-// is full.
+// PutBackend encodes m as a backend record. The port is 0: the flow's own.
 func PutBackend(b *[BackendSize]byte, m *core.Member) {
 	family := uint16(6)
 	if m.Addr.Unmap().Is4() {
@@ -73,9 +68,28 @@ func PutBackend(b *[BackendSize]byte, m *core.Member) {
 	le.PutUint64(b[BackendID:], m.ID)
 	le.PutUint32(b[BackendWeight:], m.Weight)
 	le.PutUint16(b[BackendState:], uint16(m.State))
+	le.PutUint16(b[BackendZone:], m.Zone)
 	*(*[16]byte)(b[BackendAddr:]) = m.Addr.As16()
 	le.PutUint16(b[BackendFamily:], family)
-	le.PutUint32(b[BackendRamp:], FullRamp)
+	le.PutUint32(b[BackendMaxFlows:], m.MaxFlows)
+	le.PutUint32(b[BackendPriority:], m.Priority)
+	le.PutUint32(b[BackendRamp:], m.Ramp)
+	le.PutUint64(b[BackendUser:], m.Label)
+}
+
+// Offsets of the fields of the record of a flow that ended.
+const (
+	EndPackets  = 0  // u64, from the client
+	EndBytes    = 8  // u64, of these
+	EndDuration = 16 // u64, ns from first to last packet
+)
+
+// PutEnd encodes e as an END record; the rest of it is 0.
+func PutEnd(b *[EndSize]byte, e *core.FlowEnd) {
+	clear(b[:])
+	le.PutUint64(b[EndPackets:], e.Packets)
+	le.PutUint64(b[EndBytes:], e.Bytes)
+	le.PutUint64(b[EndDuration:], e.Duration)
 }
 
 // Offsets of the fields of the info record.

@@ -1,7 +1,6 @@
 package abi_test
 
 import (
-	"encoding/binary"
 	"net/netip"
 	"testing"
 
@@ -22,8 +21,9 @@ var flow = core.NewFlow{
 }
 
 var member = core.Member{
-	Backend: core.Backend{Addr: netip.MustParseAddr("198.51.100.9"), Weight: 0x01020304, State: core.Draining},
+	Backend: core.Backend{Addr: netip.MustParseAddr("198.51.100.9"), Weight: 0x01020304, State: core.Draining, Zone: 0x2122, MaxFlows: 0x31, Priority: 0x41, Label: 0x51},
 	ID:      0x1112131415161718,
+	Ramp:    core.FullRamp,
 }
 
 func TestPutFlow(t *testing.T) {
@@ -48,15 +48,25 @@ func TestPutBackend(t *testing.T) {
 	want := make([]byte, abi.BackendSize)
 	copy(want, []byte{
 		0x18, 0x17, 0x16, 0x15, 0x14, 0x13, 0x12, 0x11,
-		4, 3, 2, 1, 3, 0, 0, 0,
+		4, 3, 2, 1, 3, 0, 0x22, 0x21,
 		0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 198, 51, 100, 9,
-		0, 0, 4, 0,
+		0, 0, 4, 0, 0x31, 0, 0, 0,
+		0x41, 0, 0, 0, 0xe8, 3, 0, 0,
+		0x51,
 	})
-	binary.LittleEndian.PutUint32(want[44:], 1000)
 	got := [abi.BackendSize]byte{56: 0xff} // leftovers of another record
 	abi.PutBackend(&got, &member)
 	if d := cmp.Diff(want, got[:]); d != "" {
 		t.Errorf("backend record (-want +got):\n%s", d)
+	}
+}
+
+func TestPutEnd(t *testing.T) {
+	want := [abi.EndSize]byte{0: 7, 8: 8, 16: 9}
+	got := [abi.EndSize]byte{31: 0xff}
+	abi.PutEnd(&got, &core.FlowEnd{Packets: 7, Bytes: 8, Duration: 9})
+	if got != want {
+		t.Errorf("END record is % x, want % x", got, want)
 	}
 }
 

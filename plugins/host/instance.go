@@ -19,20 +19,24 @@ var le = binary.LittleEndian
 // instance is one guest: its functions, looked up once, and views into its
 // memory. One goroutine owns it at a time.
 type instance struct {
+	run  *run // the policy's time that it was made for
 	mod  api.Module
 	mem  api.Memory
 	size uint32 // of mem when the views were taken
 
 	pickFn, backendsFn, bufferFn api.Function
-	stack                        [2]uint64 // parameters and result of a call
+	flowEndFn, tickFn            api.Function // nil where the guest does not export them
+	stack                        [2]uint64    // parameters and result of a call
 
 	info    abi.Info
-	buffers [abi.SlotInfo + 1]buffer
+	buffers [abi.MaxSlot + 1]buffer
 
 	// Views of the buffers; nil where the guest refused the slot.
 	flow                   *[abi.FlowSize]byte
+	end                    *[abi.EndSize]byte
 	infoRecord             *[abi.InfoSize]byte
 	active, packets, bytes []byte
+	metrics, names         []byte
 
 	pool    *core.Pool // what BACKENDS holds, nil before the first load
 	refused bool       // the guest cannot work with this pool
@@ -63,6 +67,8 @@ func newInstance(ctx context.Context, p *Policy, cfg *Config) (*instance, error)
 		pickFn:     mod.ExportedFunction(abi.Pick),
 		backendsFn: mod.ExportedFunction(abi.Backends),
 		bufferFn:   mod.ExportedFunction(abi.Buffer),
+		flowEndFn:  mod.ExportedFunction(abi.FlowEnd),
+		tickFn:     mod.ExportedFunction(abi.Tick),
 	}
 	if err := in.start(ctx, cfg.ConfigJSON); err != nil {
 		return nil, errors.Join(err, mod.Close(ctx))
@@ -75,6 +81,14 @@ func (in *instance) start(ctx context.Context, config []byte) error {
 		return err
 	}
 	if err := in.ask(ctx, abi.SlotFlow, abi.FlowSize); err != nil {
+		return err
+	}
+	if in.flowEndFn != nil {
+		if err := in.ask(ctx, abi.SlotEnd, abi.EndSize); err != nil {
+			return err
+		}
+	}
+	if err := in.askMetrics(ctx); err != nil {
 		return err
 	}
 	if err := in.mapViews(); err != nil {
@@ -184,7 +198,7 @@ func (in *instance) mapViews() error {
 		}
 		return v, nil
 	}
-	var views [abi.SlotInfo + 1][]byte
+	var views [abi.MaxSlot + 1][]byte
 	for slot := range in.buffers {
 		v, err := view(abi.Slot(slot))
 		if err != nil {
@@ -192,10 +206,14 @@ func (in *instance) mapViews() error {
 		}
 		views[slot] = v
 	}
-	in.flow, in.infoRecord = nil, nil
+	in.flow, in.infoRecord, in.end = nil, nil, nil
 	if v := views[abi.SlotFlow]; v != nil {
 		in.flow = (*[abi.FlowSize]byte)(v)
 	}
+	if v := views[abi.SlotEnd]; v != nil {
+		in.end = (*[abi.EndSize]byte)(v)
+	}
+	in.metrics, in.names = views[abi.SlotMetrics], views[abi.SlotNames]
 	if v := views[abi.SlotInfo]; v != nil {
 		in.infoRecord = (*[abi.InfoSize]byte)(v)
 	}

@@ -11,11 +11,18 @@ import (
 // call into the guest (19–23 ns), one atomic addition for the statistics.
 // TestPickDoesNotAllocate and BenchmarkPick hold it to that.
 
+// maxAttempts is how often a policy is asked anew about one flow when the
+// backend that it named takes no more flows.
+const maxAttempts = 3
+
 // Pick chooses a backend for a new flow. index is a position in the Members of
 // the pool given last; it is -1 with ByReject and ByNobody. Pick never fails:
 // where the policy does, the pool's lookup table answers, with ByFallback.
 func (s *Scheduler) Pick(f *core.NewFlow) (index int, by core.Decision) {
 	index, by = s.pick(f)
+	if index >= 0 && s.full(index) {
+		index, by = s.again(f)
+	}
 	if index >= 0 {
 		c := &s.counts[index]
 		c[countActive].value++
@@ -28,9 +35,39 @@ func (s *Scheduler) Pick(f *core.NewFlow) (index int, by core.Decision) {
 	return index, by
 }
 
+// full says whether a member takes no more flows.
+func (s *Scheduler) full(index int) bool {
+	most := s.pool.Members[index].MaxFlows
+	return most != 0 && s.counts[index][countActive].value >= uint64(most)
+}
+
+// again asks about a flow whose backend was full, with a growing attempt; in
+// the end any backend that is not full will do.
+func (s *Scheduler) again(f *core.NewFlow) (index int, by core.Decision) {
+	for f.Attempt < maxAttempts && s.pool.Table == nil {
+		f.Attempt++
+		if index, by = s.pick(f); index < 0 || !s.full(index) {
+			return index, by
+		}
+	}
+	start := int(f.Hash % uint64(s.pool.Eligible))
+	for i := range s.pool.Eligible {
+		if index = (start + i) % s.pool.Eligible; !s.full(index) {
+			return index, core.ByFallback
+		}
+	}
+	return -1, core.ByNobody
+}
+
 func (s *Scheduler) pick(f *core.NewFlow) (index int, by core.Decision) {
 	if s.pool == nil || s.pool.Eligible == 0 {
 		return -1, core.ByNobody
+	}
+	if t := s.pool.Table; t != nil {
+		if i := t.At(f.Hash); i != core.NoBackend {
+			return int(i), core.ByTable
+		}
+		return s.fallback(f)
 	}
 	in := s.in
 	if in == nil {

@@ -1,8 +1,11 @@
 package host
 
 import (
+	"context"
 	"fmt"
 	"time"
+
+	"github.com/caplance/caplance/core"
 )
 
 const (
@@ -34,74 +37,78 @@ func (e badIndexError) Error() string {
 
 // fail throws the instance away and has a new one built.
 func (s *Scheduler) fail(err error) {
-	broken := s.in
+	broken, r := s.in, s.run
 	s.in = nil
-	if !s.streak.born.IsZero() && time.Since(s.streak.born) >= calm {
-		s.streak.failures = 0
+	if !r.streak.born.IsZero() && time.Since(r.streak.born) >= calm {
+		r.streak.failures = 0
 	}
 	s.building.Go(func() {
 		broken.close(s.ctx)
-		s.replace(err)
+		s.replace(r, err)
 	})
 }
 
-// replace builds an instance with growing pauses until one lives or the policy
-// is in quarantine. It runs in its own goroutine.
-func (s *Scheduler) replace(err error) {
+// replace builds an instance with growing pauses until one lives, the policy
+// is in quarantine, or another one has taken over. It runs in its own
+// goroutine.
+func (s *Scheduler) replace(r *run, err error) {
 	for {
-		s.streak.failures++
+		r.streak.failures++
 		s.stats.failed(err)
-		if s.streak.failures >= maxStreak {
+		if r.streak.failures >= maxStreak {
 			s.stats.quarantined.Store(true)
-			s.cfg.Log.Error("policy is in quarantine: its flows go by the lookup table", "failures", s.streak.failures, "error", err)
+			r.cfg.Log.Error("policy is in quarantine: its flows go by the lookup table", "failures", r.streak.failures, "error", err)
 			return
 		}
-		pause := min(firstBackoff<<(s.streak.failures-1), maxBackoff)
-		s.cfg.Log.Warn("policy failed: the lookup table answers until a new instance is ready", "pause", pause, "error", err)
+		pause := min(firstBackoff<<(r.streak.failures-1), maxBackoff)
+		r.cfg.Log.Warn("policy failed: the lookup table answers until a new instance is ready", "pause", pause, "error", err)
 		select {
-		case <-s.ctx.Done():
+		case <-r.ctx.Done():
 			return
 		case <-time.After(pause):
 		}
-		if err = s.build(); err == nil {
+		var in *instance
+		if in, err = startLoaded(r.ctx, r.policy, &r.cfg, s.latest.Load()); err == nil {
+			in.run = r
+			r.streak.born = time.Now()
+			if old := s.ready.Swap(in); old != nil {
+				old.close(s.ctx) // of a policy that was switched away
+			}
+			return
+		}
+		if r.ctx.Err() != nil {
 			return
 		}
 	}
 }
 
-// build makes an instance, loads the latest pool into it, which is where a
-// policy may take long, and puts it up for adoption.
-func (s *Scheduler) build() error {
-	in, err := newInstance(s.ctx, s.policy, &s.cfg)
-	if err != nil {
-		return err
+// startLoaded makes an instance and loads the pool into it, if there is one:
+// that is where a policy may take long.
+func startLoaded(ctx context.Context, p *Policy, cfg *Config, pool *core.Pool) (*instance, error) {
+	in, err := newInstance(ctx, p, cfg)
+	if err != nil || pool == nil {
+		return in, err
 	}
-	if p := s.latest.Load(); p != nil {
-		if err := in.load(s.ctx, p, make([]counts, len(p.Members))); err != nil {
-			in.close(s.ctx)
-			return err
-		}
+	if err := in.load(ctx, pool, make([]counts, len(pool.Members))); err != nil {
+		in.close(ctx)
+		return nil, err
 	}
-	s.streak.born = time.Now()
-	s.ready.Store(in)
-	return nil
+	return in, nil
 }
 
-// adopt takes the instance that was built, if there is one, and brings it up
-// to date; it returns the instance now in use.
+// adopt takes the instance that was built, if there is one for the policy in
+// use, and brings it up to date; it returns the instance now in use.
 func (s *Scheduler) adopt() *instance {
 	in := s.ready.Swap(nil)
 	if in == nil {
 		return nil
 	}
+	if in.run != s.run { // built before another policy took over
+		s.retire(in)
+		return nil
+	}
 	s.in = in
 	s.stats.replaced.Add(1)
-	switch {
-	case s.pool == nil:
-	case in.pool != s.pool:
-		s.load()
-	default:
-		in.putCounts(s.counts)
-	}
+	s.refreshInstance()
 	return s.in
 }

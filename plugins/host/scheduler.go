@@ -19,20 +19,42 @@ type Config struct {
 	Log             *slog.Logger // nil discards
 }
 
-// Scheduler is one worker's use of one policy for one service. Its methods
-// belong to one goroutine, all but Stats.
+// check completes a configuration for policy p.
+func (c *Config) check(p *Policy) error {
+	if c.Workers < 1 || c.Worker < 0 || c.Worker >= c.Workers {
+		return fmt.Errorf("policy %q: worker %d of %d does not exist", p.name, c.Worker, c.Workers)
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	c.Log = c.Log.With("policy", p.name, "worker", c.Worker)
+	return nil
+}
+
+// Scheduler is one worker's use of one policy after the other for one service.
+// Its methods belong to one goroutine, all but Prepare and Stats.
 type Scheduler struct {
-	policy *Policy
-	cfg    Config
-	ctx    context.Context // of every guest call and of the replacement
+	ctx    context.Context // of every guest call and of the replacements
 	cancel context.CancelFunc
 
+	run    *run
 	in     *instance // nil while there is none: the lookup table answers
 	pool   *core.Pool
-	counts []counts // by index in pool.Members
+	counts []counts // by index in pool.Members; they outlive instances and policies
 
-	replacer
-	stats stats
+	building sync.WaitGroup
+	ready    atomic.Pointer[instance]  // built, not yet adopted
+	latest   atomic.Pointer[core.Pool] // what a new instance is loaded with
+	stats    stats
+}
+
+// run is the time of one policy in a scheduler.
+type run struct {
+	policy *Policy
+	cfg    Config
+	ctx    context.Context // ends with the run
+	cancel context.CancelFunc
+	streak streak
 }
 
 // NewScheduler starts an instance of the policy. ctx bounds nothing but the
@@ -41,20 +63,74 @@ type Scheduler struct {
 // Errors: the guest failed in its initialization, handed out an impossible
 // buffer, takes no configuration or rejects it.
 func (p *Policy) NewScheduler(ctx context.Context, cfg Config) (*Scheduler, error) {
-	if cfg.Workers < 1 || cfg.Worker < 0 || cfg.Worker >= cfg.Workers {
-		return nil, fmt.Errorf("policy %q: worker %d of %d does not exist", p.name, cfg.Worker, cfg.Workers)
+	s := &Scheduler{}
+	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	n, err := s.Prepare(ctx, p, cfg)
+	if err != nil {
+		s.cancel()
+		return nil, err
 	}
-	if cfg.Log == nil {
-		cfg.Log = slog.New(slog.DiscardHandler)
+	s.Switch(n)
+	return s, nil
+}
+
+// Next is a policy that is ready to take over.
+type Next struct {
+	run *run
+	in  *instance
+}
+
+// Prepare starts an instance of p for this scheduler and loads the pool into
+// it. It may be called from any goroutine; Switch or Discard must follow.
+func (s *Scheduler) Prepare(ctx context.Context, p *Policy, cfg Config) (*Next, error) {
+	if err := cfg.check(p); err != nil {
+		return nil, err
 	}
-	cfg.Log = cfg.Log.With("policy", p.name, "worker", cfg.Worker)
-	in, err := newInstance(ctx, p, &cfg)
+	in, err := startLoaded(ctx, p, &cfg, s.latest.Load())
 	if err != nil {
 		return nil, fmt.Errorf("policy %q: %w", p.name, err)
 	}
-	s := &Scheduler{policy: p, cfg: cfg, in: in}
-	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	return s, nil
+	n := &Next{in: in, run: &run{policy: p, cfg: cfg}}
+	n.run.ctx, n.run.cancel = context.WithCancel(s.ctx)
+	in.run = n.run
+	return n, nil
+}
+
+// Discard ends a policy that is not to take over after all.
+func (n *Next) Discard() {
+	n.run.cancel()
+	n.in.close(context.Background())
+}
+
+// Switch makes n the policy of the following picks. What it replaces is ended
+// off the path.
+func (s *Scheduler) Switch(n *Next) {
+	if s.run != nil {
+		s.run.cancel()
+	}
+	s.retire(s.in)
+	s.retire(s.ready.Swap(nil))
+	s.run, s.in = n.run, n.in
+	s.stats.begin(n.run.policy.name, n.in.metricNames())
+	s.refreshInstance()
+}
+
+// retire ends an instance off the path.
+func (s *Scheduler) retire(in *instance) {
+	if in != nil {
+		s.building.Go(func() { in.close(s.ctx) })
+	}
+}
+
+// refreshInstance brings the instance in use up to the pool and the counters.
+func (s *Scheduler) refreshInstance() {
+	switch {
+	case s.pool == nil:
+	case s.in.pool != s.pool:
+		s.load()
+	default:
+		s.in.putCounts(s.counts)
+	}
 }
 
 // SetPool makes p the pool that Pick chooses from. It may take as long as the
@@ -115,12 +191,4 @@ func (s *Scheduler) Close() error {
 	}
 	s.in = nil
 	return errors.Join(errs...)
-}
-
-// replacer is the part of a scheduler that builds a new instance off the path.
-type replacer struct {
-	building sync.WaitGroup
-	ready    atomic.Pointer[instance]  // built, not yet adopted
-	latest   atomic.Pointer[core.Pool] // what a new instance is loaded with
-	streak   streak
 }

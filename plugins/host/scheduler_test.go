@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"reflect"
 	"runtime"
 	"sync"
 	"testing"
@@ -109,7 +110,7 @@ func TestPick(t *testing.T) {
 	}
 	want := host.Stats{Policy: "TestPick"}
 	want.Picks[core.ByNobody], want.Picks[core.ByPolicy] = 2, 100
-	if got := s.Stats(); got != want {
+	if got := s.Stats(); !reflect.DeepEqual(got, want) {
 		t.Errorf("stats are %+v, want %+v", got, want)
 	}
 }

@@ -9,19 +9,33 @@ import (
 // Stats is what became of a scheduler's picks since it was made.
 type Stats struct {
 	Policy      string
-	Picks       [core.ByNobody + 1]uint64 // by core.Decision
-	NoChoice    uint64                    // answers -1 and -3; part of Picks[ByFallback]
-	Failures    uint64                    // traps, impossible answers, failed starts
-	Replaced    uint64                    // instances adopted after a failure
-	Quarantined bool                      // the policy is no longer asked
-	LastError   string                    // of the last failure, with the guest's stack
+	Picks       [core.Decisions]uint64 // by core.Decision
+	NoChoice    uint64                 // answers -1 and -3; part of Picks[ByFallback]
+	Failures    uint64                 // traps, impossible answers, failed starts
+	Replaced    uint64                 // instances adopted after a failure
+	Quarantined bool                   // the policy is no longer asked
+	LastError   string                 // of the last failure, with the guest's stack
+	Metrics     []Metric               // the policy's own
 }
 
 type stats struct {
-	picks                        [core.ByNobody + 1]atomic.Uint64
+	policy                       atomic.Pointer[string]
+	picks                        [core.Decisions]atomic.Uint64
 	noChoice, failures, replaced atomic.Uint64
 	quarantined                  atomic.Bool
 	lastError                    atomic.Pointer[string]
+	names                        atomic.Pointer[[]string]
+	metrics                      metrics
+}
+
+// begin notes that another policy took over.
+func (s *stats) begin(policy string, metrics []string) {
+	s.policy.Store(&policy)
+	s.names.Store(&metrics)
+	for i := range s.metrics {
+		s.metrics[i].Store(0)
+	}
+	s.quarantined.Store(false)
 }
 
 func (s *stats) failed(err error) {
@@ -33,7 +47,7 @@ func (s *stats) failed(err error) {
 // Stats may be called from any goroutine at any time.
 func (s *Scheduler) Stats() Stats {
 	out := Stats{
-		Policy:      s.policy.name,
+		Policy:      *s.stats.policy.Load(),
 		NoChoice:    s.stats.noChoice.Load(),
 		Failures:    s.stats.failures.Load(),
 		Replaced:    s.stats.replaced.Load(),
@@ -41,6 +55,9 @@ func (s *Scheduler) Stats() Stats {
 	}
 	for i := range out.Picks {
 		out.Picks[i] = s.stats.picks[i].Load()
+	}
+	for i, name := range *s.stats.names.Load() {
+		out.Metrics = append(out.Metrics, Metric{name, s.stats.metrics[i].Load()})
 	}
 	if e := s.stats.lastError.Load(); e != nil {
 		out.LastError = *e
