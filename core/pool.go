@@ -143,6 +143,9 @@ func (p *Pool) WithTable(t *Lookup) *Pool {
 	out := *p
 	if p.MidFlow == p.Lookup || p.MidFlow == p.Table {
 		out.MidFlow = t // a policy's table repeats itself as ours does
+		if t == nil {
+			out.MidFlow = p.Lookup
+		}
 	}
 	out.Table = t
 	return &out

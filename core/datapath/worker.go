@@ -33,6 +33,10 @@ type Scheduler interface {
 	// Refresh tells the true counts of all workers together, by index in the
 	// pool's Members.
 	Refresh(active []uint32, packets, bytes []uint64)
+	// Ended tells of a flow's end.
+	Ended(e *core.FlowEnd)
+	// Tick is called about once a second with the monotonic clock, ns.
+	Tick(now uint64)
 }
 
 // Tunnel takes packets to backends (forward.Tunnel). Send keeps the packet's
@@ -103,10 +107,12 @@ type Worker struct {
 	fresh    bool // now belongs to this batch
 	rand     uint64
 	swept    time.Time
+	ticked   time.Time // the schedulers
 	inbox    chan func()
 	wake     func()
 	tracker  tracker
 	asked    core.NewFlow // what the scheduler is asked; on the stack it would escape
+	told     core.FlowEnd // what it is told, likewise
 	scratch  scratch
 	errQuota int // ICMP errors left until the next Tick
 
@@ -127,7 +133,7 @@ func NewWorker(cfg Config) *Worker {
 	for _, s := range cfg.Services {
 		w.byVIP[s.VIP.As16()] = append(w.byVIP[s.VIP.As16()], s)
 	}
-	w.table = flow.New(cfg.Flows, cfg.Timeouts, w.book.ended)
+	w.table = flow.New(cfg.Flows, cfg.Timeouts, w.ended)
 	w.tracker.init()
 	w.beginBatch() // a pool for every service before the first packet
 	w.fresh = false
@@ -239,9 +245,26 @@ func (w *Worker) Tick(now time.Time) {
 	w.table.Sweep(int(int64(w.table.Cap())*int64(passed)/int64(sweepTime))+1, w.now, w.backendEnded)
 	w.tracker.expire(now)
 	w.book.settle(w.table)
-	for i := range w.Schedulers {
-		w.refresh(i)
+	second := now.Sub(w.ticked) >= time.Second
+	if second {
+		w.ticked = now
 	}
+	for i, s := range w.Schedulers {
+		w.refresh(i)
+		if second {
+			s.Tick(w.nowNS)
+		}
+	}
+}
+
+// ended is told of every flow just before its entry is reused.
+func (w *Worker) ended(e *flow.Entry) {
+	w.book.ended(e)
+	w.told = core.FlowEnd{
+		Backend: e.Backend, Packets: uint64(e.Packets), Bytes: e.Bytes,
+		Duration: uint64(e.Seen-e.Created) * uint64(time.Millisecond),
+	}
+	w.Schedulers[e.Service].Ended(&w.told)
 }
 
 func (w *Worker) backendEnded(e *flow.Entry) bool {

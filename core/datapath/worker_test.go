@@ -51,6 +51,7 @@ type nextInTurn struct {
 	pool   *core.Pool
 	n      int
 	active []uint32
+	ended  []core.FlowEnd
 	reject bool
 }
 
@@ -65,6 +66,8 @@ func (s *nextInTurn) Pick(*core.NewFlow) (int, core.Decision) {
 	s.n++
 	return s.n % s.pool.Eligible, core.ByPolicy
 }
+func (s *nextInTurn) Ended(e *core.FlowEnd) { s.ended = append(s.ended, *e) }
+func (s *nextInTurn) Tick(uint64)           {}
 func (s *nextInTurn) Refresh(active []uint32, _, _ []uint64) {
 	s.active = append(s.active[:0], active...)
 }
@@ -455,6 +458,9 @@ func TestAccounts(t *testing.T) {
 	r.workers[0].Tick(time.Now().Add(sweepTime))
 	if n := r.workers[0].table.Len(); n != 0 {
 		t.Errorf("%d flows of a backend that left", n)
+	}
+	if e := r.scheds[0][0].ended; len(e) != 5 || e[0].Backend != h || e[0].Packets != 2 || e[0].Bytes != 84 {
+		t.Errorf("the policy was told of these ends: %+v", e)
 	}
 	if got := r.ledger.Total(0, h); got.Active != 5 { // the other worker has not looked yet
 		t.Errorf("%+v", got)

@@ -14,6 +14,9 @@ import (
 // ended. It is on the packet path: 0 allocations, and nothing at all for
 // policies that do not export caplance_flow_end.
 func (s *Scheduler) Ended(e *core.FlowEnd) {
+	if s.shadow != nil {
+		s.shadow.Ended(e)
+	}
 	in := s.in
 	if in == nil || in.flowEndFn == nil || in.pool == nil {
 		return
@@ -36,6 +39,9 @@ func (s *Scheduler) Ended(e *core.FlowEnd) {
 // Tick is called about once a second, with the monotonic clock in ns, and
 // between batches. The policy may do its housekeeping; its metrics are read.
 func (s *Scheduler) Tick(now uint64) {
+	if s.shadow != nil {
+		s.shadow.Tick(now)
+	}
 	in := s.in
 	if in == nil {
 		in = s.adopt()

@@ -191,3 +191,50 @@ func TestSmoke(t *testing.T) {
 		t.Logf("%s: %s", name, time.Since(start))
 	}
 }
+
+// A shadow is asked about every flow, and changes nothing.
+func TestShadow(t *testing.T) {
+	ctx := context.Background()
+	s := newScheduler(t, testdata(t, "modulo.wasm"), host.Config{})
+	p, err := newRuntime(t).Compile(ctx, "events", testdata(t, "events.wasm"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sh, err := p.NewScheduler(ctx, host.Config{Workers: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.SetPool(poolOf(4))
+	if _, ok := s.Shadow(); ok {
+		t.Error("a shadow before there is one")
+	}
+	s.SetShadow(sh)
+	agree := uint64(0)
+	for n := range uint64(100) {
+		if n == 50 {
+			s.SetPool(poolOf(4)) // counts survive
+		}
+		f := flowOf(n)
+		i, by := s.Pick(&f)
+		if i != int(f.Hash%4) || by != core.ByPolicy {
+			t.Errorf("pick is %d by %s", i, by)
+		}
+		if i == 0 { // what events picks at the first attempt
+			agree++
+		}
+	}
+	st, ok := s.Shadow()
+	if !ok || st.Policy != "events" || st.Asked != 100 || st.Agreed != agree || st.Would["b0000"] != 100 {
+		t.Errorf("%+v, want %d agreed", st, agree)
+	}
+	f := flowOf(1)
+	if n := testing.AllocsPerRun(1000, func() { s.Pick(&f) }); n != 0 {
+		t.Errorf("%v allocations with a shadow", n)
+	}
+	if s.SetShadow(nil) != sh {
+		t.Error("not the shadow that was set")
+	}
+	if err := sh.Close(); err != nil {
+		t.Error(err)
+	}
+}

@@ -32,6 +32,9 @@ func (s *Scheduler) Pick(f *core.NewFlow) (index int, by core.Decision) {
 		}
 	}
 	s.stats.picks[by].Add(1)
+	if s.shadow != nil {
+		s.ask(f, index)
+	}
 	return index, by
 }
 

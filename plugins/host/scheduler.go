@@ -46,6 +46,10 @@ type Scheduler struct {
 	ready    atomic.Pointer[instance]  // built, not yet adopted
 	latest   atomic.Pointer[core.Pool] // what a new instance is loaded with
 	stats    stats
+
+	shadow *Scheduler // nil: none
+	tally  atomic.Pointer[tally]
+	asked  core.NewFlow // what the shadow is asked; on the stack it would escape
 }
 
 // run is the time of one policy in a scheduler.
@@ -145,6 +149,7 @@ func (s *Scheduler) SetPool(p *core.Pool) {
 	if s.in != nil && s.in.pool != p {
 		s.load()
 	}
+	s.shadowPool(p)
 }
 
 // load brings the instance up to the pool and the counters.
@@ -177,9 +182,12 @@ func (s *Scheduler) Refresh(active []uint32, packets, bytes []uint64) {
 	if s.in != nil {
 		s.in.putCounts(s.counts)
 	}
+	if s.shadow != nil {
+		s.shadow.Refresh(active, packets, bytes)
+	}
 }
 
-// Close ends the instance and waits for a replacement under way.
+// Close ends the instance and the shadow, and waits for a replacement under way.
 func (s *Scheduler) Close() error {
 	s.cancel()
 	s.building.Wait()
@@ -190,5 +198,9 @@ func (s *Scheduler) Close() error {
 		}
 	}
 	s.in = nil
+	if s.shadow != nil {
+		errs = append(errs, s.shadow.Close())
+		s.shadow = nil
+	}
 	return errors.Join(errs...)
 }

@@ -19,7 +19,7 @@ type Stats struct {
 }
 
 type stats struct {
-	policy                       atomic.Pointer[string]
+	policy, shadow               atomic.Pointer[string]
 	picks                        [core.Decisions]atomic.Uint64
 	noChoice, failures, replaced atomic.Uint64
 	quarantined                  atomic.Bool
