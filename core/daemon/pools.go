@@ -27,6 +27,8 @@ type pools struct {
 	builders []*core.PoolBuilder
 	backends []core.Backend
 	paths    map[netip.Addr]forward.Path
+
+	rebuild []chan struct{} // by Service.Index: a table is to be built
 }
 
 func newPools(services []*core.Service, ledger *datapath.Ledger, m *memory, log *slog.Logger) *pools {
@@ -36,6 +38,7 @@ func newPools(services []*core.Service, ledger *datapath.Ledger, m *memory, log 
 	}
 	for _, s := range services {
 		p.builders = append(p.builders, core.NewPoolBuilder(s))
+		p.rebuild = append(p.rebuild, make(chan struct{}, 1))
 	}
 	return p
 }
@@ -55,9 +58,10 @@ func (p *pools) publish() {
 		b.TunnelMTU = p.path(b.Addr).MTU
 	}
 	for i, s := range p.services {
-		pool := p.builders[i].Build(p.backends, p.memory.before(s.Name))
+		pool := p.builders[i].Build(p.backends, p.memory.before(s.Name)).Inherit(p.out.Of(s.Index))
 		p.memory.observe(s.Name, pool)
 		p.out.Publish(pool)
+		p.tables(s.Index)
 	}
 	if err := p.memory.save(); err != nil {
 		p.log.Warn("pools not saved: a restart may lose flows", "err", err)
@@ -82,7 +86,7 @@ func (p *pools) path(addr netip.Addr) forward.Path {
 // watch looks after what changes without the registry: path MTUs, and the end
 // of the time in which backends of a predecessor are waited for.
 func (p *pools) watch(ctx context.Context) error {
-	tick := time.NewTicker(2 * time.Second)
+	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
 		select {
@@ -91,11 +95,23 @@ func (p *pools) watch(ctx context.Context) error {
 		case <-tick.C:
 		}
 		p.mu.Lock()
-		if p.refreshPaths() || p.memory.fade(time.Now()) {
+		if p.refreshPaths() || p.memory.fade(time.Now()) || p.ramping() {
 			p.publish()
 		}
 		p.mu.Unlock()
 	}
+}
+
+// ramping says whether a backend is in its slow start, or was a moment ago.
+func (p *pools) ramping() bool {
+	for _, s := range p.services {
+		for _, m := range p.out.Of(s.Index).Members {
+			if m.Ramp < core.FullRamp {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // refreshPaths asks the routing table again and says whether a path changed.

@@ -149,6 +149,9 @@ func (s *Server) serve(ctx context.Context, loops *errgroup.Group) error {
 	g.Go(func() error { return s.registry.Run(ctx) })
 	g.Go(func() error { return ctl.Run(ctx) })
 	g.Go(func() error { return s.pools.watch(ctx) })
+	for _, sp := range s.policies.services {
+		g.Go(func() error { return s.keepTable(ctx, sp) })
+	}
 	failed := make(chan error, 1)
 	go func() { failed <- loops.Wait() }()
 	g.Go(func() error {
@@ -200,7 +203,7 @@ func (s *Server) openWorkers(capture *ruleset.Capture, mtu int, back *undo) erro
 		}
 		back.add(q.Close)
 		path := datapath.NewWorker(datapath.Config{
-			Index: i, Services: s.cfg.Services, Pools: s.pools.out, Schedulers: s.policies.schedulers(i),
+			Index: i, Services: s.cfg.Services, Pools: s.pools.out, Schedulers: s.policies.schedulersOf(i),
 			Tunnel: tunnel, Errors: raw, Flows: d.Flows / capture.Queues, Timeouts: d.Timeouts,
 			FlowQueue: capture.FlowQueue, Ledger: s.ledger, LinkMTU: mtu, Seed: rand.Uint64(),
 		})

@@ -38,7 +38,7 @@ func (s *Server) Backends() []control.BackendRow {
 func (s *Server) Services() []control.ServiceRow {
 	rows := []control.ServiceRow{}
 	for _, svc := range s.cfg.Services {
-		pool, st := s.pools.out.Of(svc.Index), s.policies.stats(svc.Index)
+		pool, st := s.pools.out.Of(svc.Index), s.policies.services[svc.Index].stats()
 		row := control.ServiceRow{
 			Name: svc.Name, VIP: svc.VIP, Protocol: svc.Protocol(), Ports: svc.PortList(), Mode: svc.Mode.String(),
 			Policy: st.Policy, Backends: len(pool.Members), Eligible: pool.Eligible, Picks: map[string]uint64{},
