@@ -30,8 +30,15 @@ func server(ctx context.Context, e env) error {
 		fmt.Fprintf(e.stdout, "%s is valid: %d service(s)\n", *file, len(cfg.Services))
 		return nil
 	}
-	return withLog(ctx, e, cfg.Log, func(log *slog.Logger) error {
-		return daemon.New(cfg, log).Run(ctx)
+	return withLog(ctx, e, cfg.Log, func(log *slog.Logger) (run, reload func(context.Context) error) {
+		srv := daemon.New(cfg, log)
+		return srv.Run, func(ctx context.Context) error {
+			cfg, err := config.LoadServer(*file)
+			if err != nil {
+				return err
+			}
+			return srv.Reload(ctx, cfg)
+		}
 	})
 }
 
@@ -50,35 +57,42 @@ func runAgent(ctx context.Context, e env) error {
 		fmt.Fprintf(e.stdout, "%s is valid\n", *file)
 		return nil
 	}
-	return withLog(ctx, e, cfg.Log, func(log *slog.Logger) error {
-		return agent.New(cfg, log).Run(ctx)
+	return withLog(ctx, e, cfg.Log, func(log *slog.Logger) (run, reload func(context.Context) error) {
+		return agent.New(cfg, log).Run, func(context.Context) error { return nil }
 	})
 }
 
-// withLog runs a daemon with its log, which SIGHUP reopens.
-func withLog(ctx context.Context, e env, cfg config.Log, daemon func(*slog.Logger) error) error {
+// withLog runs a daemon with its log. SIGHUP reopens the log and has the
+// daemon reload what it can.
+func withLog(ctx context.Context, e env, cfg config.Log, daemon func(*slog.Logger) (run, reload func(context.Context) error)) error {
 	log, sink, err := cfg.Open()
 	if err != nil {
 		return err
 	}
 	defer sink.Close()
-	ctx, cancel := context.WithCancel(ctx)
+	run, reload := daemon(log)
+	hangups, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		for {
 			select {
-			case <-ctx.Done():
+			case <-hangups.Done():
 				return
 			case <-e.hangup:
 				if err := sink.Reopen(); err != nil {
 					log.Error("log not reopened", "err", err)
 				}
+				if err := reload(hangups); err != nil {
+					log.Error("not all of the configuration was reloaded", "err", err)
+				} else {
+					log.Info("reloaded")
+				}
 			}
 		}
 	}()
 	defer func() { cancel(); <-done }()
-	return daemon(log)
+	return run(ctx)
 }
 
 // version prints what the Go toolchain recorded about the build.

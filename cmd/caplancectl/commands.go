@@ -13,26 +13,28 @@ import (
 // command is one line of the help and what it does.
 type command struct {
 	name     string
-	operands int // at most
+	operands int    // at most
+	takes    string // the operands, for the help
 	summary  string
 	run      func(ctx context.Context, o *options, operands []string, w io.Writer) error
 }
 
 var commands = []command{
-	{"pause", 1, "hold all packets back, stay registered", ask(control.Pause)},
-	{"resume", 1, "end pause and drain; register again after deregister", ask(control.Resume)},
-	{"drain", 1, "take no new flows, let established ones end", ask(control.Drain)},
-	{"deregister", 1, "leave the pool now, until resume", ask(control.Deregister)},
-	{"getstate", 1, "print the agent's state", ask(control.GetState)},
-	{"backends", 0, "list the backends of each service", show(
+	{"pause", 1, "[NAME]", "hold all packets back, stay registered", ask(control.Pause)},
+	{"resume", 1, "[NAME]", "end pause and drain; register again after deregister", ask(control.Resume)},
+	{"drain", 1, "[NAME]", "take no new flows, let established ones end", ask(control.Drain)},
+	{"deregister", 1, "[NAME]", "leave the pool now, until resume", ask(control.Deregister)},
+	{"getstate", 1, "[NAME]", "print the agent's state", ask(control.GetState)},
+	{"backends", 0, "", "list the backends of each service", show(
 		func(ctx context.Context, c *control.Client, _ *options) (any, error) { return c.Backends(ctx) })},
-	{"services", 0, "list the services and who picked their flows", show(
+	{"services", 0, "", "list the services and who picked their flows", show(
 		func(ctx context.Context, c *control.Client, _ *options) (any, error) { return c.Services(ctx) })},
-	{"flows", 0, "list flows (-service, -backend, -limit)", show(
+	{"flows", 0, "", "list flows (-service, -backend, -limit)", show(
 		func(ctx context.Context, c *control.Client, o *options) (any, error) {
 			return c.Flows(ctx, control.FlowFilter{Service: o.service, Backend: o.backend, Limit: o.limit})
 		})},
-	{"stats", 0, "print queues, tables and counters", show(
+	{"policy", 3, "", "show how the policies do; and change them:", policy},
+	{"stats", 0, "", "print queues, tables and counters", show(
 		func(ctx context.Context, c *control.Client, _ *options) (any, error) { return c.Stats(ctx) })},
 }
 
@@ -84,11 +86,10 @@ On a backend, for its agent (NAME guards against the wrong machine):
 		if i == agentCommands {
 			fmt.Fprint(w, "\nOn the balancer:\n")
 		}
-		operand := ""
-		if c.operands > 0 {
-			operand = " [NAME]"
+		fmt.Fprintf(w, "  %-20s %s\n", strings.TrimSpace(c.name+" "+c.takes), c.summary)
+		if c.name == "policy" {
+			fmt.Fprint(w, policyHelp)
 		}
-		fmt.Fprintf(w, "  %-20s %s\n", c.name+operand, c.summary)
 	}
 	fmt.Fprint(w, `
 Flags, before or after the command:

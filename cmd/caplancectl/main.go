@@ -67,6 +67,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	defer cancel()
 	if err := cmd.run(ctx, &o, operands, stdout); err != nil {
 		fmt.Fprintf(stderr, "caplancectl %s: %v\n", cmd.name, err)
+		if errors.Is(err, errPolicyUsage) {
+			return usage
+		}
 		return failed
 	}
 	return done

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"path/filepath"
 	"strings"
@@ -26,7 +27,7 @@ func TestScripts(t *testing.T) {
 		Dir: "testdata",
 		Setup: func(env *testscript.Env) error {
 			a := control.NewAgentServer(filepath.Join(env.WorkDir, "agent.sock"), "b1", steer)
-			s := control.NewServer(filepath.Join(env.WorkDir, "server.sock"), source{})
+			s := control.NewServer(filepath.Join(env.WorkDir, "server.sock"), source{}, source{})
 			for _, task := range []struct {
 				run   func(context.Context) error
 				ready <-chan struct{}
@@ -120,3 +121,20 @@ func TestHumanNumbers(t *testing.T) {
 		}
 	}
 }
+
+func (source) Policies() []control.PolicyRow {
+	return []control.PolicyRow{{
+		Service: "web", Policy: "hash", Previous: "round-robin", Picks: map[string]uint64{"policy": 12},
+		Metrics: map[string]uint64{"ends": 7}, Failures: 1, LastError: "pick answered 9",
+		Shadow: &control.ShadowRow{Policy: "random", Asked: 10, Agreed: 4, Would: map[string]uint64{"b1": 6, "b2": 4}},
+	}}
+}
+
+func (source) Swap(_ context.Context, service, policy string) error {
+	if service != "web" {
+		return fmt.Errorf("service %q is unknown (services: web)", service)
+	}
+	return nil
+}
+func (source) Rollback(context.Context, string) error       { return nil }
+func (source) Shadow(context.Context, string, string) error { return nil }

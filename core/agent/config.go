@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"net/url"
@@ -22,6 +23,10 @@ type Config struct {
 	Port     uint16     // of the tunnel, UDP
 	Services []string   // nil joins every one
 	Weight   uint32
+	MaxFlows uint32 // 0: no limit
+	Priority uint32
+	Zone     uint16
+	Label    uint64
 	VIPs     []netip.Addr // for balancers that do not say; others' answer wins
 
 	Heartbeat    time.Duration
@@ -48,6 +53,10 @@ type raw struct {
 	TunnelPort    int64      `toml:"tunnel_port"`
 	Services      []string   `toml:"services"`
 	Weight        int64      `toml:"weight"`
+	MaxFlows      int64      `toml:"max_flows"`
+	Priority      int64      `toml:"priority"`
+	Zone          int64      `toml:"zone"`
+	Label         int64      `toml:"label"`
 	VIPs          []string   `toml:"vips"`
 	Heartbeat     string     `toml:"heartbeat"`
 	ReadTimeout   string     `toml:"read_timeout"`
@@ -95,6 +104,10 @@ func parse(path string, data []byte) (Config, error) {
 		Name: v.name(r.Name), Server: v.server(r.Server), DataIP: v.addr("data_ip", r.DataIP),
 		Port:     uint16(v.between("tunnel_port", r.TunnelPort, 1, 65535)),
 		Weight:   uint32(v.between("weight", r.Weight, 0, registry.MaxWeight)),
+		MaxFlows: uint32(v.between("max_flows", r.MaxFlows, 0, math.MaxUint32)),
+		Priority: uint32(v.between("priority", r.Priority, 0, math.MaxUint32)),
+		Zone:     uint16(v.between("zone", r.Zone, 0, math.MaxUint16)),
+		Label:    uint64(v.between("label", r.Label, 0, math.MaxInt64)),
 		Services: v.names("services", r.Services), VIPs: v.addrs("vips", r.VIPs),
 		Heartbeat:     v.duration("heartbeat", r.Heartbeat),
 		ReadTimeout:   v.duration("read_timeout", r.ReadTimeout),

@@ -31,7 +31,9 @@ func (s *session) register() error {
 	wish := map[State]core.BackendState{Paused: core.Paused, Draining: core.Draining}[s.a.wish]
 	return s.comm.WriteLine(registry.Request{
 		Verb: registry.Register, Name: s.a.cfg.Name, Addr: s.a.dataIP,
-		Services: s.a.cfg.Services, Weight: s.a.cfg.Weight, Version: 2, State: wish,
+		Services: s.a.cfg.Services, Weight: s.a.cfg.Weight,
+		MaxFlows: s.a.cfg.MaxFlows, Priority: s.a.cfg.Priority, Zone: s.a.cfg.Zone, Label: s.a.cfg.Label,
+		Version: 2, State: wish,
 	}.String())
 }
 

@@ -115,7 +115,7 @@ func TestExampleIsTheDefaults(t *testing.T) {
 	if d := cmp.Diff(want, example); d != "" {
 		t.Errorf("example and defaults differ (-code +example):\n%s", d)
 	}
-	for _, key := range []string{"name", "vip", "protocol", "ports", "policy", "mode", "seed", "policy_config"} {
+	for _, key := range []string{"name", "vip", "protocol", "ports", "policy", "mode", "seed", "policy_config", "shadow", "slow_start"} {
 		if !strings.Contains(string(data), key) {
 			t.Errorf("the example lacks the service key %s", key)
 		}

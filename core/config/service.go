@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/caplance/caplance/core"
 )
@@ -23,6 +24,8 @@ type rawService struct {
 	Config   map[string]any `toml:"policy_config"`
 	Mode     string         `toml:"mode"`
 	Seed     *uint64        `toml:"seed"`
+	Shadow   string         `toml:"shadow"`
+	Slow     string         `toml:"slow_start"`
 }
 
 // defaultService is what a [[service]] leaves out.
@@ -83,15 +86,24 @@ func (v *validator) service(key string, raw *rawService) *core.Service {
 	if s.Config, err = policyJSON(raw.Config); err != nil {
 		v.failf(key+".policy_config", "%w", err)
 	}
-	if s.Policy != "" && strings.ContainsRune(s.Policy, '/') && !filepath.IsAbs(s.Policy) {
-		// Relative to the file that names it, not to wherever the daemon runs.
-		s.Policy = filepath.Join(filepath.Dir(v.doc.path), s.Policy)
+	s.Policy, s.Shadow = v.policyFile(raw.Policy), v.policyFile(raw.Shadow)
+	if raw.Slow != "" {
+		s.SlowStart = v.duration(key+".slow_start", raw.Slow, 0, time.Hour)
 	}
 	s.Seed = defaultSeed(s.Name)
 	if raw.Seed != nil {
 		s.Seed = *raw.Seed
 	}
 	return s
+}
+
+// policyFile takes a policy's path relative to the file that names it, not to
+// wherever the daemon runs.
+func (v *validator) policyFile(spec string) string {
+	if strings.ContainsRune(spec, '/') && !filepath.IsAbs(spec) {
+		return filepath.Join(filepath.Dir(v.doc.path), spec)
+	}
+	return spec
 }
 
 func (v *validator) vip(key, value string) netip.Addr {

@@ -168,10 +168,31 @@ func (s *fakeSource) Flows(_ context.Context, f FlowFilter) ([]FlowRow, error) {
 	return []FlowRow{{Proto: "tcp", Age: 1.5}}, nil
 }
 
+// fakePolicies knows the policy "hash" only.
+type fakePolicies struct{ did []string }
+
+func (*fakePolicies) Policies() []PolicyRow { return []PolicyRow{{Service: "web", Policy: "hash"}} }
+func (p *fakePolicies) Swap(_ context.Context, service, policy string) error {
+	p.did = append(p.did, "swap "+service+" "+policy)
+	if policy != "hash" {
+		return errors.New("policy is unknown")
+	}
+	return nil
+}
+func (p *fakePolicies) Rollback(_ context.Context, service string) error {
+	p.did = append(p.did, "rollback "+service)
+	return nil
+}
+func (p *fakePolicies) Shadow(_ context.Context, service, policy string) error {
+	p.did = append(p.did, "shadow "+service+" "+policy)
+	return nil
+}
+
 func TestBalancerSocket(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s.sock")
 	src := new(fakeSource)
-	s := NewServer(path, src)
+	pol := new(fakePolicies)
+	s := NewServer(path, src, pol)
 	serve(t, s.Run, s.Ready())
 	c, ctx := Dial(path), t.Context()
 	same := func(want, got any, err error) {
@@ -186,6 +207,15 @@ func TestBalancerSocket(t *testing.T) {
 	same(services, sv, err)
 	st, err := c.Stats(ctx)
 	same(stats, st, err)
+	p, err := c.Policies(ctx)
+	same([]PolicyRow{{Service: "web", Policy: "hash"}}, p, err)
+	same(nil, nil, c.Swap(ctx, "web", "hash"))
+	same(nil, nil, c.Rollback(ctx, "web"))
+	same(nil, nil, c.Shadow(ctx, "web", ""))
+	if err := c.Swap(ctx, "web", "nonsense"); err == nil || err.Error() != "policy is unknown" {
+		t.Error(err)
+	}
+	same([]string{"swap web hash", "rollback web", "shadow web ", "swap web nonsense"}, pol.did, nil)
 	filter := FlowFilter{Service: "web", Backend: "b1", Limit: 7}
 	f, err := c.Flows(ctx, filter)
 	same([]FlowRow{{Proto: "tcp", Age: 1.5}}, f, err)

@@ -18,6 +18,15 @@ type Source interface {
 	Stats() Stats
 }
 
+// Policies changes and shows the services' policies. Its methods may be called
+// concurrently; a change that fails leaves everything as it was.
+type Policies interface {
+	Policies() []PolicyRow
+	Swap(ctx context.Context, service, policy string) error
+	Rollback(ctx context.Context, service string) error
+	Shadow(ctx context.Context, service, policy string) error
+}
+
 // BackendRow is one backend in one service.
 type BackendRow struct {
 	Service    string            `json:"service"`
@@ -48,6 +57,45 @@ type ServiceRow struct {
 	Failures    uint64            `json:"failures"`    // traps and impossible answers of the policy
 	Quarantined bool              `json:"quarantined"` // the policy is no longer asked
 	LastError   string            `json:"last_error,omitempty"`
+}
+
+// PolicyRow is how a service's policy does.
+type PolicyRow struct {
+	Service     string            `json:"service"`
+	Policy      string            `json:"policy"`
+	Since       time.Time         `json:"since"`
+	Previous    string            `json:"previous,omitempty"` // what a rollback brings back
+	Picks       map[string]uint64 `json:"picks"`              // by core.Decision's name
+	NoChoice    uint64            `json:"no_choice"`          // the policy left it to the lookup table
+	Failures    uint64            `json:"failures"`
+	Replaced    uint64            `json:"replaced"` // instances that took over after a failure
+	Quarantined bool              `json:"quarantined"`
+	LastError   string            `json:"last_error,omitempty"`
+	Metrics     map[string]uint64 `json:"metrics,omitempty"`
+	Shadow      *ShadowRow        `json:"shadow,omitempty"`
+	Table       *TableRow         `json:"table,omitempty"`
+}
+
+// ShadowRow is what a service's shadow would have done.
+type ShadowRow struct {
+	Policy string            `json:"policy"`
+	Asked  uint64            `json:"asked"`
+	Agreed uint64            `json:"agreed"`
+	Would  map[string]uint64 `json:"would"` // flows by backend
+}
+
+// TableRow is the table of a policy in table mode.
+type TableRow struct {
+	Built      time.Time `json:"built"`
+	Took       float64   `json:"took_s"`     // seconds
+	Disruption float64   `json:"disruption"` // share of the slots moved without need by the last change
+	Error      string    `json:"error,omitempty"`
+}
+
+// PolicyChange is an order to change a service's policy.
+type PolicyChange struct {
+	Service string `json:"service"`
+	Policy  string `json:"policy"` // bundled name or absolute path; "" for no shadow
 }
 
 // FlowFilter narrows a list of flows; zero values do not.

@@ -10,14 +10,17 @@
 package control
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -28,8 +31,8 @@ type Server struct {
 	mux   *http.ServeMux
 }
 
-// NewServer prepares a socket that shows src.
-func NewServer(path string, src Source) *Server {
+// NewServer prepares a socket that shows src and steers policies.
+func NewServer(path string, src Source, policies Policies) *Server {
 	s := &Server{path: path, ready: make(chan struct{}), mux: http.NewServeMux()}
 	s.mux.HandleFunc("GET /v1/backends", func(w http.ResponseWriter, _ *http.Request) { reply(w, src.Backends(), nil) })
 	s.mux.HandleFunc("GET /v1/services", func(w http.ResponseWriter, _ *http.Request) { reply(w, src.Services(), nil) })
@@ -44,6 +47,20 @@ func NewServer(path string, src Source) *Server {
 		rows, err := src.Flows(r.Context(), FlowFilter{q.Get("service"), q.Get("backend"), limit})
 		reply(w, rows, err)
 	})
+	s.mux.HandleFunc("GET /v1/policies", func(w http.ResponseWriter, _ *http.Request) { reply(w, policies.Policies(), nil) })
+	order := func(path string, do func(context.Context, PolicyChange) error) {
+		s.mux.HandleFunc("POST /v1/policies/"+path, func(w http.ResponseWriter, r *http.Request) {
+			var c PolicyChange
+			if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<16)).Decode(&c); err != nil {
+				http.Error(w, fmt.Sprintf("order is not JSON: %v", err), http.StatusBadRequest)
+				return
+			}
+			reply(w, struct{}{}, do(r.Context(), c))
+		})
+	}
+	order("swap", func(ctx context.Context, c PolicyChange) error { return policies.Swap(ctx, c.Service, c.Policy) })
+	order("rollback", func(ctx context.Context, c PolicyChange) error { return policies.Rollback(ctx, c.Service) })
+	order("shadow", func(ctx context.Context, c PolicyChange) error { return policies.Shadow(ctx, c.Service, c.Policy) })
 	return s
 }
 
@@ -121,8 +138,40 @@ func (c *Client) Stats(ctx context.Context) (s Stats, err error) {
 	return s, c.get(ctx, "stats", &s)
 }
 
+// Policies shows the services' policies.
+func (c *Client) Policies(ctx context.Context) (rows []PolicyRow, err error) {
+	return rows, c.get(ctx, "policies", &rows)
+}
+
+// Swap makes a policy, a bundled name or an absolute path, the service's.
+func (c *Client) Swap(ctx context.Context, service, policy string) error {
+	return c.order(ctx, "swap", PolicyChange{service, policy})
+}
+
+// Rollback undoes the last swap.
+func (c *Client) Rollback(ctx context.Context, service string) error {
+	return c.order(ctx, "rollback", PolicyChange{Service: service})
+}
+
+// Shadow gives a service's policy a shadow, "" for none.
+func (c *Client) Shadow(ctx context.Context, service, policy string) error {
+	return c.order(ctx, "shadow", PolicyChange{service, policy})
+}
+
+func (c *Client) order(ctx context.Context, what string, order PolicyChange) error {
+	body, err := json.Marshal(order)
+	if err != nil {
+		return fmt.Errorf("balancer at %s: %w", c.path, err)
+	}
+	return c.ask(ctx, http.MethodPost, "policies/"+what, bytes.NewReader(body), &struct{}{})
+}
+
 func (c *Client) get(ctx context.Context, what string, into any) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://caplance/v1/"+what, nil)
+	return c.ask(ctx, http.MethodGet, what, http.NoBody, into)
+}
+
+func (c *Client) ask(ctx context.Context, method, what string, body io.Reader, into any) error {
+	req, err := http.NewRequestWithContext(ctx, method, "http://caplance/v1/"+what, body)
 	if err != nil {
 		return fmt.Errorf("balancer at %s: %w", c.path, err)
 	}
@@ -132,9 +181,11 @@ func (c *Client) get(ctx context.Context, what string, into any) error {
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		var text [512]byte
-		n, _ := resp.Body.Read(text[:])
-		return fmt.Errorf("balancer at %s: %s: %s", c.path, resp.Status, text[:n])
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<14))
+		if resp.StatusCode == http.StatusInternalServerError { // it refused, and says why
+			return errors.New(strings.TrimSpace(string(text)))
+		}
+		return fmt.Errorf("balancer at %s: %s: %s", c.path, resp.Status, bytes.TrimSpace(text))
 	}
 	if err := json.NewDecoder(resp.Body).Decode(into); err != nil {
 		return fmt.Errorf("balancer at %s: answer: %w", c.path, err)

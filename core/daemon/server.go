@@ -145,7 +145,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 // serve runs the parts that talk to others until ctx ends or one part fails.
 func (s *Server) serve(ctx context.Context, loops *errgroup.Group) error {
 	g, ctx := errgroup.WithContext(ctx)
-	ctl := control.NewServer(s.cfg.Control, s)
+	ctl := control.NewServer(s.cfg.Control, s, s)
 	g.Go(func() error { return s.registry.Run(ctx) })
 	g.Go(func() error { return ctl.Run(ctx) })
 	g.Go(func() error { return s.pools.watch(ctx) })

@@ -159,3 +159,45 @@ func kernelQueues() map[uint16]kernelQueue {
 	}
 	return out
 }
+
+// Policies implements control.Policies.
+func (s *Server) Policies() []control.PolicyRow {
+	rows := []control.PolicyRow{}
+	for _, sp := range s.policies.services {
+		rows = append(rows, sp.row())
+	}
+	return rows
+}
+
+func (sp *servicePolicy) row() control.PolicyRow {
+	st := sp.stats()
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	row := control.PolicyRow{
+		Service: sp.svc.Name, Policy: sp.current.spec, Since: sp.current.since,
+		Picks: map[string]uint64{}, NoChoice: st.NoChoice, Failures: st.Failures, Replaced: st.Replaced,
+		Quarantined: st.Quarantined, LastError: st.LastError,
+	}
+	if sp.previous != nil {
+		row.Previous = sp.previous.spec
+	}
+	for by, n := range st.Picks {
+		row.Picks[core.Decision(by).String()] = n
+	}
+	if len(st.Metrics) > 0 {
+		row.Metrics = map[string]uint64{}
+		for _, m := range st.Metrics {
+			row.Metrics[m.Name] = m.Value
+		}
+	}
+	if sh, ok := sp.shadowStats(); ok {
+		row.Shadow = &control.ShadowRow{Policy: sh.Policy, Asked: sh.Asked, Agreed: sh.Agreed, Would: sh.Would}
+	}
+	if t := sp.table; sp.current.policy.HasTable() {
+		row.Table = &control.TableRow{Built: t.built, Took: t.took.Seconds(), Disruption: t.disruption}
+		if t.err != nil {
+			row.Table.Error = t.err.Error()
+		}
+	}
+	return row
+}

@@ -173,6 +173,11 @@ func (s *Server) setShadow(ctx context.Context, sp *servicePolicy, spec string) 
 // Reload applies what changed in the policies of a configuration that was read
 // anew, and says what else changed, which takes a restart.
 func (s *Server) Reload(ctx context.Context, cfg *config.Server) error {
+	select {
+	case <-s.ready:
+	default:
+		return errors.New("reload: the balancer is still starting; try again")
+	}
 	s.policies.mu.Lock()
 	defer s.policies.mu.Unlock()
 	var errs []error

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"unsafe"
 
 	"github.com/caplance/caplance/core"
 )
@@ -38,6 +39,10 @@ type Request struct {
 	Addr     netip.Addr        // REGISTER: data IP
 	Services []string          // REGISTER services=; nil is every one
 	Weight   uint32            // REGISTER weight=
+	MaxFlows uint32            // REGISTER max_flows=; 0 is no limit
+	Priority uint32            // REGISTER priority=; 0 is served first
+	Zone     uint16            // REGISTER zone=
+	Label    uint64            // REGISTER label=
 	Version  int               // REGISTER v=; 1 when left out
 	State    core.BackendState // REGISTER state=: Active, Paused or Draining
 	Nonce    string            // SANE
@@ -112,6 +117,14 @@ func (r *Request) registerOption(key, value string) error {
 			return fmt.Errorf("weight %s is not a number from 0 to %d", clip(value), MaxWeight)
 		}
 		r.Weight = uint32(w)
+	case "max_flows":
+		return number(key, value, &r.MaxFlows)
+	case "priority":
+		return number(key, value, &r.Priority)
+	case "zone":
+		return number(key, value, &r.Zone)
+	case "label":
+		return number(key, value, &r.Label)
 	case "v":
 		v, err := strconv.ParseUint(value, 10, 16)
 		if err != nil || v == 0 {
@@ -127,6 +140,17 @@ func (r *Request) registerOption(key, value string) error {
 		}
 		return fmt.Errorf("state %s is none of active, paused, draining", clip(value))
 	}
+	return nil
+}
+
+// number reads an option for policies into an unsigned integer.
+func number[T uint16 | uint32 | uint64](key, value string, into *T) error {
+	bits := int(unsafe.Sizeof(*into)) * 8
+	n, err := strconv.ParseUint(value, 10, bits)
+	if err != nil {
+		return fmt.Errorf("%s %s is not a number from 0 to 2^%d-1", key, clip(value), bits)
+	}
+	*into = T(n)
 	return nil
 }
 

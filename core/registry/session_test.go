@@ -100,11 +100,14 @@ func TestThreeInvalidInARow(t *testing.T) {
 
 func TestRegisterOptions(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		p := w.join("web1", "10.0.0.11", "zone=b services=dns,web weight=7 color=")
+		p := w.join("web1", "10.0.0.11", "shape=b services=dns,web weight=7 color= max_flows=9 priority=2 zone=3 label=4")
 		defer p.Close()
 		p.ask("HEALTH 200 load=0.3 temp=high", "HEALTHACK 200")
 		b := w.backend("web1")
 		if b.Weight != 7 || strings.Join(b.Services, " ") != "dns web" || b.Load != "0.3" || b.State != core.Active {
+			t.Errorf("backend %+v", b)
+		}
+		if b.MaxFlows != 9 || b.Priority != 2 || b.Zone != 3 || b.Label != 4 {
 			t.Errorf("backend %+v", b)
 		}
 		q := w.join("web2", "2001:db8::2", "")

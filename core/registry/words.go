@@ -63,6 +63,10 @@ func (r Request) String() string {
 		words = append(words, r.Name, r.Addr.String())
 		option("services", strings.Join(r.Services, ","), r.Services == nil)
 		option("weight", strconv.Itoa(int(r.Weight)), r.Weight == DefaultWeight)
+		option("max_flows", fmt.Sprint(r.MaxFlows), r.MaxFlows == 0)
+		option("priority", fmt.Sprint(r.Priority), r.Priority == 0)
+		option("zone", fmt.Sprint(r.Zone), r.Zone == 0)
+		option("label", fmt.Sprint(r.Label), r.Label == 0)
 		option("v", strconv.Itoa(r.Version), r.Version <= 1)
 		option("state", r.State.String(), r.State == 0)
 	case Sane:
