@@ -13,14 +13,14 @@ import (
 	"github.com/caplance/caplance/e2e/cluster"
 )
 
-// state asks the balancer for a backend's state in service web4; "gone" when
-// it is not listed.
+// state asks the balancer for a backend's state; "gone" when no service lists
+// it.
 func state(t testing.TB, c *cluster.Cluster, backend string) string {
 	t.Helper()
 	rows, err := c.Control().Backends(t.Context())
 	must(t, err)
 	for _, r := range rows {
-		if r.Service == "web4" && r.Name == backend {
+		if r.Name == backend {
 			return r.State.String()
 		}
 	}

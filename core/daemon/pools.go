@@ -51,17 +51,21 @@ func (p *pools) change(backends []core.Backend) {
 	p.publish()
 }
 
-// publish builds every service's pool anew.
+// publish builds every service's pool anew, and only then publishes them: a
+// backend leaves all its services at once.
 func (p *pools) publish() {
 	for i := range p.backends {
 		b := &p.backends[i]
 		b.TunnelMTU = p.path(b.Addr).MTU
 	}
+	built := make([]*core.Pool, len(p.services))
 	for i, s := range p.services {
-		pool := p.builders[i].Build(p.backends, p.memory.before(s.Name)).Inherit(p.out.Of(s.Index))
-		p.memory.observe(s.Name, pool)
+		built[i] = p.builders[i].Build(p.backends, p.memory.before(s.Name)).Inherit(p.out.Of(s.Index))
+		p.memory.observe(s.Name, built[i])
+	}
+	for i, pool := range built {
 		p.out.Publish(pool)
-		p.tables(s.Index)
+		p.tables(uint16(i))
 	}
 	if err := p.memory.save(); err != nil {
 		p.log.Warn("pools not saved: a restart may lose flows", "err", err)
