@@ -67,12 +67,24 @@ func (m *module) readBody(r *reader, t funcType) body {
 	return b
 }
 
-// scan reads the instructions up to the end that closes the body. Every
-// instruction counts for the innermost loop around it: between two passes of
-// the loop's head it runs at most once.
+// block is one that is open at some point of a body.
+type block struct {
+	pays   int  // the edit that charges for the code at that point; entry is none
+	target bool // of a br_table
+}
+
+// entry is what a function pays when it is entered.
+const entry = -1
+
+// scan reads the instructions up to the end that closes the body.
+//
+// Every instruction is paid for by the nearest charge that must come before it,
+// and that comes again before it runs again: the entry of the function, the
+// head of the innermost loop around it or, in a loop, the end of a block before
+// it that a br_table leads to. Without the last, a state machine, as Go makes
+// one out of every function, would pay for all of its states at every step.
 func (m *module) scan(r *reader, b *body) {
-	const noLoop = -1
-	blocks := []int{noLoop} // of the open blocks: the edit that charges for their loop
+	blocks := []block{{pays: entry}}
 	for len(blocks) > 0 {
 		if !r.more() {
 			r.fail(ErrMalformed, "unexpected end of a function")
@@ -80,14 +92,11 @@ func (m *module) scan(r *reader, b *body) {
 		}
 		in := r.instruction()
 		m.check(r, b, in, len(blocks))
+		if !r.ok() {
+			return
+		}
+		top := &blocks[len(blocks)-1]
 		switch in.takes {
-		case blockType:
-			blocks = append(blocks, blocks[len(blocks)-1])
-		case loopType:
-			blocks = append(blocks, len(b.edits))
-			b.edits = append(b.edits, edit{at: r.pos, kind: editCharge})
-		case leave:
-			b.edits = append(b.edits, edit{at: in.at, kind: editReturn, amount: uint64(len(blocks) - 1)})
 		case function:
 			if in.index < m.importedFuncs {
 				in.cost = costHost
@@ -96,19 +105,42 @@ func (m *module) scan(r *reader, b *body) {
 			}
 		case indirect:
 			b.calls = true
+		case leave:
+			b.edits = append(b.edits, edit{at: in.at, kind: editReturn, amount: uint64(len(blocks) - 1)})
+		case labels:
+			for l := range r.labelsOf(in) {
+				blocks[len(blocks)-1-int(l)].target = true
+			}
 		}
 		if shift, ok := runs[in.code]; ok {
 			b.edits = append(b.edits, edit{at: in.at, kind: editRun, amount: uint64(shift)})
 		}
-		if loop := blocks[len(blocks)-1]; loop != noLoop {
-			b.edits[loop].amount += in.cost
-		} else {
+		if top.pays == entry {
 			b.cost += in.cost
+		} else {
+			b.edits[top.pays].amount += in.cost
 		}
-		if in.takes == blockEnd {
+		switch in.takes {
+		case blockType:
+			blocks = append(blocks, block{pays: top.pays})
+		case loopType:
+			blocks = append(blocks, block{pays: b.charge(r.pos)})
+		case elseMark: // is reached from the if, not from the end of the first half
+			top.pays = blocks[max(0, len(blocks)-2)].pays
+		case blockEnd:
+			target := top.target
 			blocks = blocks[:len(blocks)-1]
+			if n := len(blocks); target && n > 0 && blocks[n-1].pays != entry {
+				blocks[n-1].pays = b.charge(r.pos)
+			}
 		}
 	}
+}
+
+// charge adds a charge, of nothing yet, at an offset.
+func (b *body) charge(at int) int {
+	b.edits = append(b.edits, edit{at: at, kind: editCharge})
+	return len(b.edits) - 1
 }
 
 // check refuses what is invalid in this module but might not be in the

@@ -1,5 +1,7 @@
 package fuel
 
+import "iter"
+
 // instruction is one that was read.
 type instruction struct {
 	at    int       // its offset in the module
@@ -90,6 +92,16 @@ func (r *reader) immediate(in *instruction) {
 		r.skip(16)
 	case lane:
 		r.byte()
+	}
+}
+
+// labelsOf yields the labels of a br_table that was read.
+func (r *reader) labelsOf(in instruction) iter.Seq[uint32] {
+	return func(yield func(uint32) bool) {
+		s := &reader{wasm: r.wasm, pos: in.at + 1, end: r.pos}
+		s.u32() // how many there are, but the default
+		for s.more() && yield(s.u32()) {
+		}
 	}
 }
 

@@ -43,8 +43,10 @@ const (
 const (
 	costPlain    = 1
 	costDivide   = 8   // divisions and square roots take 20 to 40 cycles
-	costIndirect = 4   // call_indirect checks bounds and type
-	costHost     = 256 // a call of an imported function leaves machine code: 0.1–0.2 µs
+	costIndirect = 8   // call_indirect checks bounds and type
+	costRun      = 8   // of an instruction on a run, besides its length
+	costLeave    = 64  // memory.grow and table.grow leave machine code
+	costHost     = 256 // so does the call of an imported function, for 0.1–0.2 µs
 )
 
 type opcode struct {
@@ -73,7 +75,8 @@ var opcodes = func() (t [256]opcode) {
 	fill(&t, 0x23, 0x24, globalIndex)
 	fill(&t, 0x25, 0x26, tableIndex)
 	fill(&t, 0x28, 0x3e, memArg)
-	fill(&t, 0x3f, 0x40, zero) // memory.size, memory.grow
+	t[0x3f].takes = zero              // memory.size
+	t[0x40] = opcode{zero, costLeave} // memory.grow
 	t[0x41].takes, t[0x42].takes, t[0x43].takes, t[0x44].takes = const32, const64, bytes4, bytes8
 	fill(&t, 0x45, 0xc4, none) // numeric
 	for _, c := range []byte{
@@ -95,6 +98,12 @@ var miscOpcodes = func() (t [256]opcode) {
 	t[0x0a].takes, t[0x0b].takes = zeroZero, zero
 	t[0x0c].takes, t[0x0d].takes, t[0x0e].takes = twoIndices, segment, twoIndices
 	fill(&t, 0x0f, 0x11, tableIndex)
+	for c := range t {
+		if _, ok := runs[0xfc00|uint16(c)]; ok {
+			t[c].cost = costRun
+		}
+	}
+	t[0x0f].cost = costLeave // table.grow
 	return t
 }()
 
@@ -121,14 +130,15 @@ var vectorOpcodes = func() (t [256]opcode) {
 // runs are the instructions whose time depends on their last operand, an i32,
 // and what one unit of fuel buys of it: a shift to the right divides, to the
 // left, here negative, multiplies. Memory moves faster than 8 bytes in the time
-// of an instruction; a page that memory.grow adds is zeroed when it is touched.
+// of an instruction. A page that memory.grow adds is zeroed when it is touched,
+// which an instance can make happen once for each of its pages, for 1 ms in all.
 var runs = map[uint16]int{
-	0x40:   -13, // memory.grow: pages of 8192 words
-	0xfc08: 3,   // memory.init: bytes
-	0xfc0a: 3,   // memory.copy: bytes
-	0xfc0b: 3,   // memory.fill: bytes
-	0xfc0c: 0,   // table.init: entries
-	0xfc0e: 0,   // table.copy: entries
-	0xfc0f: 0,   // table.grow: entries
-	0xfc11: 0,   // table.fill: entries
+	0x40:   -8, // memory.grow: pages
+	0xfc08: 3,  // memory.init: bytes
+	0xfc0a: 3,  // memory.copy: bytes
+	0xfc0b: 3,  // memory.fill: bytes
+	0xfc0c: 0,  // table.init: entries
+	0xfc0e: 0,  // table.copy: entries
+	0xfc0f: 0,  // table.grow: entries
+	0xfc11: 0,  // table.fill: entries
 }

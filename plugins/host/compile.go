@@ -8,16 +8,13 @@ import (
 	"strings"
 
 	"github.com/caplance/caplance/plugins/abi"
+	"github.com/caplance/caplance/plugins/fuel"
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
 )
 
-// MaxModuleSize is the largest module that is accepted, in bytes: 16 MiB, five
-// times what a standard Go guest with fmt has.
-const MaxModuleSize = 16 << 20
-
-func errTooLarge(size int) error {
-	return fmt.Errorf("module has %d bytes, more than the %d allowed: strip it (clang -Wl,--strip-all, Go -ldflags=-s)", size, MaxModuleSize)
+func errTooLarge(size, limit int) error {
+	return fmt.Errorf("module has %d bytes, more than the %d allowed: strip it (clang -Wl,--strip-all, Go -ldflags=-s) or raise max_module_bytes", size, limit)
 }
 
 // Policy is a compiled module that passed the checks of ABI v1. It may be used
@@ -47,19 +44,24 @@ func (r *Runtime) Compile(ctx context.Context, name string, wasm []byte) (*Polic
 }
 
 func (r *Runtime) compile(ctx context.Context, wasm []byte) (wazero.CompiledModule, error) {
-	if err := checkPreamble(wasm); err != nil {
+	if err := checkPreamble(wasm, r.limits.ModuleBytes); err != nil {
 		return nil, err
 	}
 	o, err := readOutline(wasm)
 	if err != nil {
 		return nil, fmt.Errorf("%w: the file is cut short or damaged, build or copy it again", err)
 	}
-	if err := join(checkMemories(o), r.checkImports(o)); err != nil {
+	if err := join(r.checkMemories(o), r.checkImports(o)); err != nil {
 		return nil, err
 	}
-	compiled, err := r.engine.CompileModule(ctx, wasm)
+	const invalid = "module is invalid, build it again for WebAssembly 2.0 without proposals beyond it: %w"
+	metered, err := fuel.Meter(wasm, fuel.Options{Fuel: r.limits.StartFuel, Depth: r.limits.Depth, TableSize: maxTableSize})
 	if err != nil {
-		return nil, fmt.Errorf("module is invalid, build it again for WebAssembly 2.0 without proposals beyond it: %w", err)
+		return nil, fmt.Errorf(invalid, err)
+	}
+	compiled, err := r.engine.CompileModule(ctx, metered)
+	if err != nil {
+		return nil, fmt.Errorf(invalid, err)
 	}
 	if err := checkExports(compiled); err != nil {
 		return nil, errors.Join(err, compiled.Close(ctx))
@@ -67,17 +69,18 @@ func (r *Runtime) compile(ctx context.Context, wasm []byte) (wazero.CompiledModu
 	return compiled, nil
 }
 
-func checkMemories(o *outline) error {
+func (r *Runtime) checkMemories(o *outline) error {
 	if len(o.memories) > 1 {
 		return fmt.Errorf("module has %d memories: a policy has exactly one", len(o.memories))
 	}
 	for _, m := range o.memories {
-		const fix = "lower it (clang -Wl,--max-memory, AssemblyScript --maximumMemory)"
-		if m.min > MaxMemoryPages {
-			return fmt.Errorf("memory starts with %d pages, more than the %d allowed: %s", m.min, MaxMemoryPages, fix)
+		const fix = "lower it (clang -Wl,--max-memory, AssemblyScript --maximumMemory) or raise max_memory_pages"
+		limit := int64(r.limits.MemoryPages)
+		if m.min > limit {
+			return fmt.Errorf("memory starts with %d pages, more than the %d allowed: %s", m.min, limit, fix)
 		}
-		if m.max > MaxMemoryPages {
-			return fmt.Errorf("memory declares a maximum of %d pages, more than the %d allowed: %s", m.max, MaxMemoryPages, fix)
+		if m.max > limit {
+			return fmt.Errorf("memory declares a maximum of %d pages, more than the %d allowed: %s", m.max, limit, fix)
 		}
 	}
 	return nil

@@ -29,8 +29,9 @@ func (s *Scheduler) Ended(e *core.FlowEnd) {
 		abi.PutEnd(in.end, e)
 	}
 	in.stack[0], in.stack[1] = uint64(uint32(index)), uint64(in.buffers[abi.SlotEnd].ptr)
+	in.tank.fill(in.tank.pick)
 	if err := in.flowEndFn.CallWithStack(context.Background(), in.stack[:]); err != nil {
-		s.fail(err)
+		s.fail(in.tank.explain(abi.FlowEnd, in.tank.pick, err))
 		return
 	}
 	s.regrown(in)

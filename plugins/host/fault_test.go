@@ -45,7 +45,7 @@ func TestPickAnswers(t *testing.T) {
 		{"exit", 101, core.ByFallback, "exit_code(3)"},
 		{"abort", 102, core.ByFallback, "abort: oh (?:7:9)"},
 		{"out of bounds", 103, core.ByFallback, "out of bounds"},
-		{"endless recursion", 104, core.ByFallback, "stack overflow"},
+		{"endless recursion", 104, core.ByFallback, "raise max_depth"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -1,6 +1,7 @@
 package host_test
 
 import (
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,11 +25,14 @@ func TestStandardGoGuest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newScheduler(t, wasm, host.Config{})
+	s := newScheduler(t, wasm, host.Config{Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	for _, n := range []int{3, 500, 4} {
 		s.SetPool(poolOf(n))
 		s.Refresh(make([]uint32, n), nil, nil)
 		for k := range 2000 {
+			if k%500 == 0 {
+				s.Tick(uint64(k))
+			}
 			f := flowOf(uint64(k))
 			if i, by := s.Pick(&f); i != k%n || by != core.ByPolicy {
 				t.Fatalf("pick %d of %d backends is %d by %s, want %d by policy: %s", k, n, i, by, k%n, s.Stats().LastError)

@@ -8,13 +8,11 @@ import (
 
 // guestLog takes what a guest writes to its standard output and error: in
 // practice the runtime's last words before it gives up. One instance may log
-// maxGuestLog bytes in its life, the rest is dropped.
+// Limits.LogBytes in its life, the rest is dropped.
 type guestLog struct {
 	log  *slog.Logger
 	left int
 }
-
-const maxGuestLog = 4096
 
 // Write implements io.Writer and never fails: a guest that cannot log goes on.
 func (g *guestLog) Write(b []byte) (int, error) {

@@ -20,6 +20,7 @@ var le = binary.LittleEndian
 // memory. One goroutine owns it at a time.
 type instance struct {
 	run  *run // the policy's time that it was made for
+	tank tank
 	mod  api.Module
 	mem  api.Memory
 	size uint32 // of mem when the views were taken
@@ -48,13 +49,13 @@ type buffer struct{ ptr, size uint32 }
 // newInstance starts a guest and does everything that does not depend on the
 // pool: initialization, INFO, configuration and the FLOW buffer.
 func newInstance(ctx context.Context, p *Policy, cfg *Config) (*instance, error) {
-	out := &guestLog{log: cfg.Log, left: maxGuestLog}
+	out := &guestLog{log: cfg.Log, left: p.runtime.limits.LogBytes}
 	info := abi.Info{Worker: uint32(cfg.Worker), Workers: uint32(cfg.Workers), Seed: core.Mix(cfg.Seed + uint64(cfg.Worker))}
 	var key [32]byte
 	le.PutUint64(key[:], info.Seed)
 	mod, err := p.runtime.engine.InstantiateModule(ctx, p.compiled, wazero.NewModuleConfig().
-		WithName(""). // anonymous, or the second worker's would clash
-		WithStartFunctions("_initialize").
+		WithName("").         // anonymous, or the second worker's would clash
+		WithStartFunctions(). // initialize does it
 		WithStdout(out).WithStderr(out).
 		// The same seed gives the same picks, so a guest's random numbers must
 		// replay too. Its clock is wazero's fake one.
@@ -63,17 +64,35 @@ func newInstance(ctx context.Context, p *Policy, cfg *Config) (*instance, error)
 		return nil, fmt.Errorf("initialization failed: %w", err)
 	}
 	in := &instance{
-		mod: mod, mem: mod.Memory(), info: info,
+		tank: newTank(mod, &p.runtime.limits),
+		mod:  mod, mem: mod.Memory(), info: info,
 		pickFn:     mod.ExportedFunction(abi.Pick),
 		backendsFn: mod.ExportedFunction(abi.Backends),
 		bufferFn:   mod.ExportedFunction(abi.Buffer),
 		flowEndFn:  mod.ExportedFunction(abi.FlowEnd),
 		tickFn:     mod.ExportedFunction(abi.Tick),
 	}
+	if err := in.initialize(ctx, p.runtime.limits.StartFuel); err != nil {
+		return nil, errors.Join(err, mod.Close(ctx))
+	}
 	if err := in.start(ctx, cfg.ConfigJSON); err != nil {
 		return nil, errors.Join(err, mod.Close(ctx))
 	}
 	return in, nil
+}
+
+// initialize runs a guest's own start-up, of language runtimes mostly.
+func (in *instance) initialize(ctx context.Context, units int64) error {
+	fn := in.mod.ExportedFunction("_initialize")
+	if fn == nil {
+		return nil
+	}
+	b := budget{units, "start_fuel"}
+	in.tank.fill(b)
+	if err := fn.CallWithStack(ctx, in.stack[:]); err != nil {
+		return fmt.Errorf("initialization failed: %w", in.tank.explain("_initialize", b, err))
+	}
+	return nil
 }
 
 func (in *instance) start(ctx context.Context, config []byte) error {
@@ -177,8 +196,9 @@ func (in *instance) ask(ctx context.Context, slot abi.Slot, size int) error {
 func (in *instance) call(ctx context.Context, fn api.Function, params ...uint64) (int32, error) {
 	in.stack = [2]uint64{}
 	copy(in.stack[:], params)
+	in.tank.fill(in.tank.call)
 	if err := fn.CallWithStack(ctx, in.stack[:]); err != nil {
-		return 0, fmt.Errorf("%s: %w", fn.Definition().Name(), err)
+		return 0, in.tank.explain(fn.Definition().ExportNames()[0], in.tank.call, err)
 	}
 	return int32(in.stack[0]), nil
 }

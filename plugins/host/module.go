@@ -139,12 +139,12 @@ var (
 )
 
 // checkPreamble tells the files apart that people mistake for modules.
-func checkPreamble(wasm []byte) error {
+func checkPreamble(wasm []byte, limit int) error {
 	switch {
 	case len(wasm) == 0:
 		return errors.New("file is empty: build the policy again")
-	case len(wasm) > MaxModuleSize:
-		return errTooLarge(len(wasm))
+	case len(wasm) > limit:
+		return errTooLarge(len(wasm), limit)
 	case bytes.HasPrefix(bytes.TrimLeft(wasm, " \t\r\n"), []byte("(module")):
 		return errors.New("file is WebAssembly text: assemble it with wat2wasm and name the .wasm")
 	case len(wasm) < 8 || !bytes.Equal(wasm[:4], wasmMagic):

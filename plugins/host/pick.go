@@ -85,10 +85,11 @@ func (s *Scheduler) pick(f *core.NewFlow) (index int, by core.Decision) {
 		abi.PutFlow(in.flow, f)
 	}
 	in.stack[0], in.stack[1] = f.Hash, uint64(in.buffers[abi.SlotFlow].ptr)
+	in.tank.fill(in.tank.pick)
 	// Not s.ctx: the engine asks a context for a value in every call, which
 	// costs 8 ns where there is a chain of them.
 	if err := in.pickFn.CallWithStack(context.Background(), in.stack[:]); err != nil {
-		s.fail(err)
+		s.fail(in.tank.explain(abi.Pick, in.tank.pick, err))
 		return s.fallback(f)
 	}
 	answer := int32(in.stack[0])
@@ -112,7 +113,7 @@ func (s *Scheduler) noIndex(f *core.NewFlow, answer int32) (index int, by core.D
 	case abi.NoChoice, abi.UseTable:
 		s.stats.noChoice.Add(1)
 	default:
-		s.fail(badIndexError{answer, s.pool.Eligible})
+		s.fail(&Failure{CauseAnswer, badIndexError{answer, s.pool.Eligible}})
 	}
 	return s.fallback(f)
 }

@@ -12,6 +12,7 @@ type Stats struct {
 	Picks       [core.Decisions]uint64 // by core.Decision
 	NoChoice    uint64                 // answers -1 and -3; part of Picks[ByFallback]
 	Failures    uint64                 // traps, impossible answers, failed starts
+	Causes      [Causes]uint64         // the failures by Cause
 	Replaced    uint64                 // instances adopted after a failure
 	Quarantined bool                   // the policy is no longer asked
 	LastError   string                 // of the last failure, with the guest's stack
@@ -22,6 +23,7 @@ type stats struct {
 	policy, shadow               atomic.Pointer[string]
 	picks                        [core.Decisions]atomic.Uint64
 	noChoice, failures, replaced atomic.Uint64
+	causes                       [Causes]atomic.Uint64
 	quarantined                  atomic.Bool
 	lastError                    atomic.Pointer[string]
 	names                        atomic.Pointer[[]string]
@@ -42,6 +44,7 @@ func (s *stats) failed(err error) {
 	text := err.Error()
 	s.lastError.Store(&text)
 	s.failures.Add(1)
+	s.causes[causeOf(err)].Add(1)
 }
 
 // Stats may be called from any goroutine at any time.
@@ -55,6 +58,9 @@ func (s *Scheduler) Stats() Stats {
 	}
 	for i := range out.Picks {
 		out.Picks[i] = s.stats.picks[i].Load()
+	}
+	for i := range out.Causes {
+		out.Causes[i] = s.stats.causes[i].Load()
 	}
 	for i, name := range *s.stats.names.Load() {
 		out.Metrics = append(out.Metrics, Metric{name, s.stats.metrics[i].Load()})

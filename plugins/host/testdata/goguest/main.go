@@ -1,10 +1,15 @@
 // A policy in standard Go: it picks the backend with the fewest open flows,
-// and allocates in every pick, so that its garbage collector has to run.
+// and allocates in every pick, so that its garbage has to be collected. That
+// takes milliseconds, more than pick_fuel allows, and is done between batches.
 //
 //	GOOS=wasip1 GOARCH=wasm go build -buildmode=c-shared -o go.wasm .
 package main
 
-import "unsafe"
+import (
+	"runtime"
+	"runtime/debug"
+	"unsafe"
+)
 
 type backend struct {
 	id   uint64
@@ -45,7 +50,7 @@ func setBackends(count, n uint32) int32 {
 
 //go:wasmexport caplance_pick
 func pick(hash uint64, _ unsafe.Pointer) int32 {
-	garbage = make([]byte, 4096)
+	garbage = make([]byte, 1024)
 	best := uint32(0)
 	for i := range eligible {
 		if active[i] < active[best] {
@@ -57,5 +62,10 @@ func pick(hash uint64, _ unsafe.Pointer) int32 {
 	}
 	return int32(best)
 }
+
+//go:wasmexport caplance_tick
+func tick(now int64) { runtime.GC() }
+
+func init() { debug.SetGCPercent(-1) }
 
 func main() {}
