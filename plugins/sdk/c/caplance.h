@@ -1,20 +1,29 @@
 /*
  * Caplance policy ABI v1 for C (docs/policy-abi.md is normative).
  *
- * One translation unit includes this file, says how many backends it can take
- * and which counters it wants, and defines three things:
+ * One translation unit says what it wants, includes this file and defines
+ * on_backends, on_pick and what else it asked for:
  *
- *     #define CAPLANCE_MAX_BACKENDS 4096
  *     #define CAPLANCE_WANT_ACTIVE
  *     #include "caplance.h"
  *
  *     static int32_t on_backends(uint32_t count, uint32_t eligible) { return 0; }
  *     static int32_t on_pick(uint64_t hash, const caplance_flow *flow) { ... }
  *
+ * CAPLANCE_WANT_...  gives                   and asks for
+ *     ACTIVE         active[], caplance_full
+ *     PACKETS        packets[]
+ *     BYTES          bytes[]
+ *     CONFIG         config[], JSON          int32_t on_config(uint32_t len)
+ *     TABLE          table[65537]            int32_t on_table(uint32_t size)
+ *     FLOW_END                               void on_flow_end(int32_t backend, const caplance_end *)
+ *     TICK                                   void on_tick(uint64_t now_ns)
+ *     METRICS        metrics[16]             #define CAPLANCE_NAMES_OF_METRICS "one\0two"
+ *
  * Build, with the clang and lld of any distribution:
  *
  *     clang --target=wasm32 -O2 -mbulk-memory -nostdlib -Wl,--no-entry \
- *         -Wl,--max-memory=720896 -I plugins/sdk/c -o mine.wasm mine.c
+ *         -Wl,--max-memory=851968 -I plugins/sdk/c -o mine.wasm mine.c
  */
 #ifndef CAPLANCE_H
 #define CAPLANCE_H
@@ -32,21 +41,13 @@
 #define CAPLANCE_REJECT (-2)    /* the flow gets no backend */
 #define CAPLANCE_USE_TABLE (-3) /* the table of caplance_table decides */
 
-/* What caplance_backends answers. */
-#define CAPLANCE_OK 0
+#define CAPLANCE_OK 0 /* what the other functions answer */
 #define CAPLANCE_REFUSED 1 /* cannot work with this pool: the host picks */
 
+/* Slots. */
 enum {
-    CAPLANCE_CONFIG = 1,
-    CAPLANCE_FLOW,
-    CAPLANCE_BACKENDS,
-    CAPLANCE_ACTIVE,
-    CAPLANCE_PACKETS,
-    CAPLANCE_BYTES,
-    CAPLANCE_TABLE,
-    CAPLANCE_END,
-    CAPLANCE_METRICS,
-    CAPLANCE_INFO,
+    CAPLANCE_CONFIG = 1, CAPLANCE_FLOW, CAPLANCE_BACKENDS, CAPLANCE_ACTIVE, CAPLANCE_PACKETS, CAPLANCE_BYTES,
+    CAPLANCE_TABLE, CAPLANCE_END, CAPLANCE_METRICS, CAPLANCE_INFO, CAPLANCE_NAMES
 };
 
 /* Bits of caplance_flow.flags. */
@@ -80,43 +81,75 @@ typedef struct {
     uint64_t seed, epoch, reserved[5];
 } caplance_info;
 
-#define CAPLANCE_AT(type, field, offset) \
-    _Static_assert(__builtin_offsetof(type, field) == (offset), #type "." #field)
+typedef struct {
+    uint64_t packets, bytes, duration_ns, reserved;
+} caplance_end;
 
-_Static_assert(sizeof(caplance_flow) == 80, "caplance_flow");
-CAPLANCE_AT(caplance_flow, sport, 4);
-CAPLANCE_AT(caplance_flow, hash, 8);
-CAPLANCE_AT(caplance_flow, src, 32);
-CAPLANCE_AT(caplance_flow, service, 64);
-CAPLANCE_AT(caplance_flow, attempt, 76);
-_Static_assert(sizeof(caplance_backend) == 64, "caplance_backend");
-CAPLANCE_AT(caplance_backend, weight, 8);
-CAPLANCE_AT(caplance_backend, state, 12);
-CAPLANCE_AT(caplance_backend, addr, 16);
-CAPLANCE_AT(caplance_backend, port, 32);
-CAPLANCE_AT(caplance_backend, max_flows, 36);
-CAPLANCE_AT(caplance_backend, ramp_permille, 44);
-CAPLANCE_AT(caplance_backend, user, 48);
-_Static_assert(sizeof(caplance_info) == 64, "caplance_info");
-CAPLANCE_AT(caplance_info, seed, 8);
-CAPLANCE_AT(caplance_info, epoch, 16);
+#define CAPLANCE_SIZE(type, size) _Static_assert(sizeof(type) == (size), #type)
+#define CAPLANCE_AT(type, field, at) _Static_assert(__builtin_offsetof(type, field) == (at), #type "." #field)
+
+CAPLANCE_SIZE(caplance_flow, 80);
+CAPLANCE_AT(caplance_flow, sport, 4); CAPLANCE_AT(caplance_flow, hash, 8); CAPLANCE_AT(caplance_flow, src, 32);
+CAPLANCE_AT(caplance_flow, service, 64); CAPLANCE_AT(caplance_flow, attempt, 76);
+CAPLANCE_SIZE(caplance_backend, 64);
+CAPLANCE_AT(caplance_backend, weight, 8); CAPLANCE_AT(caplance_backend, state, 12); CAPLANCE_AT(caplance_backend, addr, 16);
+CAPLANCE_AT(caplance_backend, port, 32); CAPLANCE_AT(caplance_backend, max_flows, 36);
+CAPLANCE_AT(caplance_backend, ramp_permille, 44); CAPLANCE_AT(caplance_backend, user, 48);
+CAPLANCE_SIZE(caplance_info, 64);
+CAPLANCE_AT(caplance_info, seed, 8); CAPLANCE_AT(caplance_info, epoch, 16);
+CAPLANCE_SIZE(caplance_end, 32);
+CAPLANCE_AT(caplance_end, duration_ns, 16);
 
 /*
  * The buffers. They need not be volatile: the host writes between calls only,
  * and since caplance_buffer gives their addresses away, the compiler reads them
  * anew in every call.
  */
+#define CAPLANCE_BUFFER(type, name, size) static type name[size] __attribute__((aligned(8)))
 static caplance_flow caplance_flow_buffer;
 static caplance_info info;
-static caplance_backend backends[CAPLANCE_MAX_BACKENDS];
+CAPLANCE_BUFFER(caplance_backend, backends, CAPLANCE_MAX_BACKENDS);
+
+/* caplance_share is the weight of slow start, in thousandths. */
+static inline uint64_t caplance_share(uint32_t i)
+{
+    uint64_t share = (uint64_t)backends[i].weight * backends[i].ramp_permille;
+    return share ? share : 1;
+}
+
 #ifdef CAPLANCE_WANT_ACTIVE
-static uint32_t active[CAPLANCE_MAX_BACKENDS];
+CAPLANCE_BUFFER(uint32_t, active, CAPLANCE_MAX_BACKENDS);
+/* caplance_full: the host gives it no flow, and asks again with attempt > 0. */
+static inline int caplance_full(uint32_t i) { return backends[i].max_flows && active[i] >= backends[i].max_flows; }
 #endif
 #ifdef CAPLANCE_WANT_PACKETS
-static uint64_t packets[CAPLANCE_MAX_BACKENDS];
+CAPLANCE_BUFFER(uint64_t, packets, CAPLANCE_MAX_BACKENDS);
 #endif
 #ifdef CAPLANCE_WANT_BYTES
-static uint64_t bytes[CAPLANCE_MAX_BACKENDS];
+CAPLANCE_BUFFER(uint64_t, bytes, CAPLANCE_MAX_BACKENDS);
+#endif
+#ifdef CAPLANCE_WANT_CONFIG
+CAPLANCE_BUFFER(char, config, 4096);
+static int32_t on_config(uint32_t len);
+CAPLANCE_EXPORT("caplance_config") int32_t caplance_config(uint32_t len) { return on_config(len); }
+#endif
+#ifdef CAPLANCE_WANT_TABLE
+CAPLANCE_BUFFER(uint16_t, table, 65537);
+static int32_t on_table(uint32_t size);
+CAPLANCE_EXPORT("caplance_table") int32_t caplance_table(uint32_t size) { return on_table(size); }
+#endif
+#ifdef CAPLANCE_WANT_FLOW_END
+static caplance_end caplance_end_buffer;
+static void on_flow_end(int32_t backend, const caplance_end *end);
+CAPLANCE_EXPORT("caplance_flow_end") void caplance_flow_end(int32_t b, const caplance_end *end) { on_flow_end(b, end); }
+#endif
+#ifdef CAPLANCE_WANT_TICK
+static void on_tick(uint64_t now_ns);
+CAPLANCE_EXPORT("caplance_tick") void caplance_tick(uint64_t now_ns) { on_tick(now_ns); }
+#endif
+#ifdef CAPLANCE_WANT_METRICS
+CAPLANCE_BUFFER(uint64_t, metrics, 16);
+static char caplance_names[512] __attribute__((aligned(8))) = CAPLANCE_NAMES_OF_METRICS;
 #endif
 
 static int32_t on_backends(uint32_t count, uint32_t eligible);
@@ -126,25 +159,32 @@ CAPLANCE_EXPORT("caplance_abi_v1") void caplance_abi_v1(void) {}
 
 CAPLANCE_EXPORT("caplance_buffer") void *caplance_buffer(uint32_t slot, uint32_t size)
 {
-#define CAPLANCE_HAND_OUT(buffer) return size <= sizeof(buffer) ? (void *)&(buffer) : 0
+#define CAPLANCE_HAND_OUT(slot, buffer) case slot: return size <= sizeof(buffer) ? (void *)&(buffer) : 0
     switch (slot) {
-    case CAPLANCE_FLOW:
-        CAPLANCE_HAND_OUT(caplance_flow_buffer);
-    case CAPLANCE_INFO:
-        CAPLANCE_HAND_OUT(info);
-    case CAPLANCE_BACKENDS:
-        CAPLANCE_HAND_OUT(backends);
+        CAPLANCE_HAND_OUT(CAPLANCE_FLOW, caplance_flow_buffer);
+        CAPLANCE_HAND_OUT(CAPLANCE_INFO, info);
+        CAPLANCE_HAND_OUT(CAPLANCE_BACKENDS, backends);
 #ifdef CAPLANCE_WANT_ACTIVE
-    case CAPLANCE_ACTIVE:
-        CAPLANCE_HAND_OUT(active);
+        CAPLANCE_HAND_OUT(CAPLANCE_ACTIVE, active);
 #endif
 #ifdef CAPLANCE_WANT_PACKETS
-    case CAPLANCE_PACKETS:
-        CAPLANCE_HAND_OUT(packets);
+        CAPLANCE_HAND_OUT(CAPLANCE_PACKETS, packets);
 #endif
 #ifdef CAPLANCE_WANT_BYTES
-    case CAPLANCE_BYTES:
-        CAPLANCE_HAND_OUT(bytes);
+        CAPLANCE_HAND_OUT(CAPLANCE_BYTES, bytes);
+#endif
+#ifdef CAPLANCE_WANT_CONFIG
+        CAPLANCE_HAND_OUT(CAPLANCE_CONFIG, config);
+#endif
+#ifdef CAPLANCE_WANT_TABLE
+        CAPLANCE_HAND_OUT(CAPLANCE_TABLE, table);
+#endif
+#ifdef CAPLANCE_WANT_FLOW_END
+        CAPLANCE_HAND_OUT(CAPLANCE_END, caplance_end_buffer);
+#endif
+#ifdef CAPLANCE_WANT_METRICS
+        CAPLANCE_HAND_OUT(CAPLANCE_METRICS, metrics);
+        CAPLANCE_HAND_OUT(CAPLANCE_NAMES, caplance_names);
 #endif
     }
     return 0;
@@ -155,9 +195,6 @@ CAPLANCE_EXPORT("caplance_backends") int32_t caplance_backends(uint32_t count, u
     return count <= CAPLANCE_MAX_BACKENDS ? on_backends(count, eligible) : CAPLANCE_REFUSED;
 }
 
-CAPLANCE_EXPORT("caplance_pick") int32_t caplance_pick(uint64_t hash, const caplance_flow *flow)
-{
-    return on_pick(hash, flow);
-}
+CAPLANCE_EXPORT("caplance_pick") int32_t caplance_pick(uint64_t hash, const caplance_flow *flow) { return on_pick(hash, flow); }
 
 #endif
