@@ -4,6 +4,27 @@
 //
 //	name, wasm, err := policies.Load("round-robin")
 //	name, wasm, err := policies.Load("/etc/caplance/mine.wasm")
+//
+// These there are. The consistent ones pick the same backend for the same flow
+// whoever asks, and move few flows when the pool changes.
+//
+//	NAME                        PICKS                                                      CONSISTENT
+//	hash                        the 5-tuple decides, by a Maglev table                     yes
+//	least-bytes                 fewest bytes sent per weight                               no
+//	least-connections           fewest open flows, weights aside                           no
+//	least-packets               fewest packets sent per weight                             no
+//	maglev                      as hash, by a table in the balancer, without asking        yes
+//	power-of-two-choices        of two at random the one with fewer open flows per weight  no
+//	random                      any, by weight                                             no
+//	round-robin                 each in turn, by weight                                    no
+//	source-hash                 the client's address decides, by a Maglev table            yes
+//	sticky-failover             lowest priority value that is up, among equals as hash     yes
+//	weighted-least-connections  fewest open flows per weight                               no
+//	weighted-round-robin        each in turn, smoothly, by weight and slow start           no
+//
+// Slow start counts in weighted-round-robin, random, power-of-two-choices and
+// least-*. A backend that is full (max_flows) is passed over by all of them.
+// The package twin holds each once more in Go.
 package policies
 
 import (

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -12,8 +13,34 @@ import (
 )
 
 func TestNames(t *testing.T) {
-	if d := cmp.Diff([]string{"hash", "least-packets", "round-robin"}, policies.Names()); d != "" {
+	want := []string{
+		"hash", "least-bytes", "least-connections", "least-packets", "maglev", "power-of-two-choices", "random",
+		"round-robin", "source-hash", "sticky-failover", "weighted-least-connections", "weighted-round-robin",
+	}
+	if d := cmp.Diff(want, policies.Names()); d != "" {
 		t.Errorf("bundled policies (-want +got):\n%s", d)
+	}
+}
+
+// Every policy is described, in the code and in the package's table.
+func TestDescriptions(t *testing.T) {
+	source, err := os.ReadFile("policies.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range policies.Names() {
+		consistent := "no"
+		if policies.Consistent(name) {
+			consistent = "yes"
+		}
+		fields := []string{name, policies.Describe(name), consistent}
+		row := regexp.MustCompile(`(?m)^//\t` + strings.Join(fields, ` +`) + `$`)
+		if fields[1] == "" || !row.Match(source) {
+			t.Errorf("package comment has no row %q", fields)
+		}
+	}
+	if policies.Describe("fastest") != "" || policies.Consistent("fastest") {
+		t.Error("an unknown policy is described")
 	}
 }
 
@@ -38,7 +65,7 @@ func TestLoadFile(t *testing.T) {
 }
 
 func TestLoadErrors(t *testing.T) {
-	if _, _, err := policies.Load("fastest"); !errors.Is(err, policies.ErrUnknown) || !strings.Contains(err.Error(), "hash, least-packets, round-robin") {
+	if _, _, err := policies.Load("fastest"); !errors.Is(err, policies.ErrUnknown) || !strings.Contains(err.Error(), "hash, least-bytes, least-connections") {
 		t.Errorf("unknown name: %v, want ErrUnknown with the bundled names", err)
 	}
 	for _, spec := range []string{"no/such", "no-such.wasm"} {

@@ -1,18 +1,19 @@
 //go:build ignore
 
 /*
- * round-robin: every backend in turn, in proportion to its weight.
- *
- * Stride scheduling (Waldspurger and Weihl, 1995): a backend's next turn is
- * one stride, SCALE/weight, after its last one, and the earliest turn is
- * picked. So turns of heavy backends are spread between those of light ones,
- * and no share is ever off by more than a turn.
+ * round-robin: every backend in turn, in proportion to its weight. For flows
+ * that cost about the same. Turns of heavy backends are spread between those of
+ * light ones, and no share is ever off by more than a turn: stride scheduling
+ * (Waldspurger and Weihl, 1995). A backend's next turn is one stride,
+ * SCALE/weight, after its last one, and the earliest turn is picked.
  *
  * A backend keeps its place when the pool changes. Workers start at different
  * backends, so that all of them together are even, too.
  */
 #define CAPLANCE_MAX_BACKENDS 4096
+#define CAPLANCE_WANT_ACTIVE
 #include "caplance.h"
+#include "full.h"
 #include "sort.h"
 #include "tree.h"
 
@@ -30,12 +31,11 @@ static uint64_t now;                      /* the turn picked last */
    circles: with all weights equal, which is the rule, a pick is O(1). */
 static uint32_t order[MAX_LEAVES]; /* the backends by circle, then turn */
 static struct {
-    uint32_t first, next, end; /* positions in order */
-} circles[MAX_LEAVES];
+    uint32_t first, next, end;
+} circles[MAX_LEAVES]; /* positions in order */
 
-/* find is a backend among n places, or 0. Pools list backends in the same
-   order, so the search goes on from the last find: one step for one that
-   stayed, a whole round for a newcomer. */
+/* find is a backend among n places, or 0. Pools are in the same order, so the
+   search goes on from the last find: a whole round only for a newcomer. */
 static const struct place *find(uint64_t id, const struct place *in, uint32_t n)
 {
     static uint32_t from;
@@ -47,8 +47,8 @@ static const struct place *find(uint64_t id, const struct place *in, uint32_t n)
     return 0;
 }
 
-/* wait is how long after now a newcomer has its turn, within its first stride:
-   in order of the pool, beginning with another backend in every worker. */
+/* wait: a newcomer's first turn comes within its first stride, in order of the
+   pool, beginning with another backend in every worker. */
 static uint64_t wait(uint32_t i, uint32_t n, uint64_t stride)
 {
     uint32_t start = info.workers ? (uint32_t)((uint64_t)n * info.worker / info.workers) : 0;
@@ -89,8 +89,8 @@ static int32_t on_backends(uint32_t count, uint32_t n)
 
 static int32_t on_pick(uint64_t hash, const caplance_flow *flow)
 {
-    if (!leaves)
-        return CAPLANCE_NO_CHOICE;
+    if (!leaves || flow->attempt > 0)
+        return not_full(flow->rand, used);
     uint32_t c = position(tree[1]), i = order[circles[c].next];
     now = at[i].turn;
     at[i].turn += at[i].stride;

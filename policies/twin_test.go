@@ -1,104 +1,159 @@
 package policies_test
 
 import (
-	"cmp"
+	"math/rand/v2"
+	"testing"
+	"time"
 
 	"github.com/caplance/caplance/core"
+	"github.com/caplance/caplance/plugins/host"
+	"github.com/caplance/caplance/policies"
+	"github.com/caplance/caplance/policies/twin"
 )
 
-// A twin is a policy once more, in Go and as plainly as can be: linear scans,
-// no trees, no tables of its own. The guests are compared with their twins.
-type twin interface {
-	setPool(p *core.Pool)
-	refresh(packets []uint64)
-	pick(f *core.NewFlow) int
+// pair is a guest and its twin, the second of three workers.
+type pair struct {
+	name    string
+	r       *rand.Rand
+	policy  *host.Policy
+	all     []core.Backend
+	builder *core.PoolBuilder
+
+	guest  *host.Scheduler
+	native twin.Twin
+	pool   *core.Pool
 }
 
-var twins = map[string]func(worker, workers int) twin{
-	"hash":          func(int, int) twin { return new(hashTwin) },
-	"round-robin":   func(w, n int) twin { return &roundRobinTwin{worker: w, workers: n} },
-	"least-packets": func(int, int) twin { return new(leastPacketsTwin) },
+func newPair(t *testing.T, name string, seed uint64) *pair {
+	p := &pair{name: name, r: rand.New(rand.NewPCG(1, seed)), policy: compile(t, name), all: backends(even(40)...)}
+	p.begin(t)
+	return p
 }
 
-type hashTwin struct{ pool *core.Pool }
-
-func (h *hashTwin) setPool(p *core.Pool)     { h.pool = p }
-func (h *hashTwin) refresh([]uint64)         {}
-func (h *hashTwin) pick(f *core.NewFlow) int { return int(h.pool.Lookup.At(f.Hash)) }
-
-type roundRobinTwin struct {
-	worker, workers int
-	pool            *core.Pool
-	turns           map[uint64]uint64 // by backend id
-	now             uint64
+func (p *pair) begin(t *testing.T) {
+	p.builder = core.NewPoolBuilder(service)
+	p.guest, p.native, p.pool = start(t, p.policy, 1, 3), twin.For(p.name)(1, 3), nil
 }
 
-func stride(m *core.Member) uint64 { return 1 << 40 / uint64(m.Weight) }
-
-func (r *roundRobinTwin) setPool(p *core.Pool) {
-	turns := make(map[uint64]uint64)
-	n := p.Eligible
-	for i := range p.Members[:n] {
-		m := &p.Members[i]
-		if turn, ok := r.turns[m.ID]; ok {
-			turns[m.ID] = min(turn, r.now+stride(m)-1)
-		} else {
-			phase := uint64((i+n-n*r.worker/r.workers)%n) << 16 / uint64(n)
-			turns[m.ID] = r.now + stride(m)*phase>>16
+// change gives both another pool: some backends come, go, get another weight,
+// state, slow start, priority or limit.
+//
+// What the host makes of the counters of a newcomer is not the twins' business:
+// policies that look at counters begin anew.
+func (p *pair) change(t *testing.T, limits bool) {
+	if goesOn := p.name == "round-robin" || p.name == "weighted-round-robin"; limits || !goesOn {
+		p.guest.Close()
+		p.begin(t)
+	}
+	var in []core.Backend
+	for i := range p.all {
+		b := &p.all[i]
+		b.MaxFlows = 0
+		if limits {
+			b.MaxFlows = p.r.Uint32N(20)
+		}
+		switch p.r.IntN(10) {
+		case 0:
+			b.Weight = p.r.Uint32N(10)
+		case 1:
+			b.Weight = p.r.Uint32()
+		case 2:
+			b.State = core.BackendState(p.r.IntN(5))
+		case 3:
+			b.Priority = p.r.Uint32N(3)
+		case 4:
+			continue
+		}
+		in = append(in, *b)
+	}
+	pool := p.builder.Build(in, nil)
+	for i := range pool.Members {
+		if p.r.IntN(4) == 0 {
+			pool.Members[i].Ramp = 100 + p.r.Uint32N(901)
 		}
 	}
-	r.pool, r.turns = p, turns
+	p.pool = withTable(t, p.name, pool)
+	p.guest.SetPool(p.pool)
+	p.native.SetPool(p.pool)
 }
 
-func (r *roundRobinTwin) refresh([]uint64) {}
+func (p *pair) refresh() {
+	active, packets, bytes := make([]uint32, len(p.pool.Members)), make([]uint64, len(p.pool.Members)), make([]uint64, len(p.pool.Members))
+	for i := range active {
+		active[i], packets[i], bytes[i] = p.r.Uint32N(20), p.r.Uint64N(100), p.r.Uint64N(1e6)
+	}
+	p.guest.Refresh(active, packets, bytes)
+	p.native.Refresh(active, packets, bytes)
+}
 
-func (r *roundRobinTwin) pick(*core.NewFlow) int {
-	first := 0
-	for i := range r.pool.Members[:r.pool.Eligible] {
-		m, f := &r.pool.Members[i], &r.pool.Members[first]
-		if cmp.Or(cmp.Compare(r.turns[m.ID], r.turns[f.ID]), cmp.Compare(stride(m), stride(f))) < 0 {
-			first = i
+func (p *pair) flowEnds() {
+	if p.pool.Eligible == 0 {
+		return
+	}
+	e := core.FlowEnd{Backend: p.pool.Members[0].Handle, Packets: 10, Bytes: p.r.Uint64N(1e5), Duration: uint64(time.Second)}
+	p.guest.Ended(&e)
+	p.native.Ended(&e)
+}
+
+func (p *pair) pick(t *testing.T) {
+	t.Helper()
+	f := flowOf(p.r.Uint64N(1 << 20))
+	g := f
+	got, _ := p.guest.Pick(&f)
+	if want := p.native.Pick(&g); got != want {
+		t.Fatalf("pick among %d backends is %d, the twin's is %d (attempt %d)", p.pool.Eligible, got, want, g.Attempt)
+	}
+	if failed := p.guest.Stats().LastError; failed != "" {
+		t.Fatal(failed)
+	}
+}
+
+func TestGuestsEqualTheirTwins(t *testing.T) {
+	for _, name := range policies.Names() {
+		for _, limits := range []bool{false, true} {
+			p := newPair(t, name, 2)
+			t.Run(name, func(t *testing.T) {
+				for range 15 {
+					p.change(t, limits)
+					for i := range 200 {
+						if i%50 == 49 {
+							p.refresh()
+							p.flowEnds()
+						}
+						p.pick(t)
+					}
+				}
+			})
 		}
 	}
-	m := &r.pool.Members[first]
-	r.now = r.turns[m.ID]
-	r.turns[m.ID] += stride(m)
-	return first
 }
 
-// leastPacketsTwin counts for itself; the pool of a test keeps its members.
-type leastPacketsTwin struct {
-	pool    *core.Pool
-	packets []uint64
-	stale   bool
-	start   int
-}
-
-func (l *leastPacketsTwin) setPool(p *core.Pool) {
-	l.pool, l.packets, l.stale = p, make([]uint64, len(p.Members)), true
-}
-
-func (l *leastPacketsTwin) refresh(packets []uint64) {
-	copy(l.packets, packets)
-	l.stale = true
-}
-
-func (l *leastPacketsTwin) pick(f *core.NewFlow) int {
-	n := l.pool.Eligible
-	if l.stale {
-		l.start, l.stale = int(f.Rand%uint64(n)), false
+// FuzzGuestsEqualTheirTwins takes the first byte for the policy and every other
+// one for something that happens.
+func FuzzGuestsEqualTheirTwins(f *testing.F) {
+	names := policies.Names()
+	for i := range names {
+		f.Add([]byte{byte(i), 0, 20, 40, 2, 3, 60, 1, 200}, uint64(i))
 	}
-	best := -1
-	for k := range n {
-		i := (l.start + k) % n
-		if best < 0 || l.load(i) < l.load(best) {
-			best = i
+	f.Fuzz(func(t *testing.T, what []byte, seed uint64) {
+		if len(what) < 2 || len(what) > 50 {
+			return
 		}
-	}
-	l.packets[best]++
-	return best
-}
-
-func (l *leastPacketsTwin) load(i int) float64 {
-	return float64(l.packets[i]) * (1 / float64(l.pool.Members[i].Weight))
+		p := newPair(t, names[int(what[0])%len(names)], seed)
+		p.change(t, what[1]&1 == 1)
+		for _, op := range what[2:] {
+			switch {
+			case op < 2:
+				p.change(t, op == 1)
+			case op == 2:
+				p.refresh()
+			case op == 3:
+				p.flowEnds()
+			default:
+				for range op {
+					p.pick(t)
+				}
+			}
+		}
+	})
 }

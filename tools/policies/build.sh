@@ -15,7 +15,7 @@ done
 
 # The host reserves the maximum of a memory for every instance: say how little
 # that is, or it takes the 16 MiB that it allows.
-max_memory=720896
+max_memory=851968
 
 # Function names stay in the module, for the stack in the message of a trap.
 for source in policies/*.c; do
