@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
@@ -37,22 +38,36 @@ func start(t testing.TB, p *host.Policy, worker, workers int) *host.Scheduler {
 	return s
 }
 
+// compiled holds every policy that a test has asked for, as long as the process
+// lives: fuzzing would do little else than compile.
+var compiled = struct {
+	sync.Mutex
+	runtime  *host.Runtime
+	policies map[string]*host.Policy
+}{policies: make(map[string]*host.Policy)}
+
 func compile(t testing.TB, name string) *host.Policy {
 	t.Helper()
+	compiled.Lock()
+	defer compiled.Unlock()
+	if p := compiled.policies[name]; p != nil {
+		return p
+	}
 	ctx := context.Background()
 	_, wasm, err := policies.Load(name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	rt, err := host.NewRuntime(ctx)
+	if compiled.runtime == nil {
+		if compiled.runtime, err = host.NewRuntime(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p, err := compiled.runtime.Compile(ctx, name, wasm)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { rt.Close(ctx) })
-	p, err := rt.Compile(ctx, name, wasm)
-	if err != nil {
-		t.Fatal(err)
-	}
+	compiled.policies[name] = p
 	return p
 }
 

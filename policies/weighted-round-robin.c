@@ -17,6 +17,7 @@
 
 #define SIMD __attribute__((target("simd128")))
 #define LANES 4
+#define UNROLL 4
 /* Weights are scaled to sum up to less than this. Nobody is ever owed more than
    ln n times the sum (Adler et al., A proportionate fair scheduling rule with
    good worst-case performance, SPAA 2003): 32 bits suffice. */
@@ -78,21 +79,21 @@ SIMD static int32_t on_pick(uint64_t hash, const caplance_flow *flow)
 {
     if (!n || flow->attempt > 0)
         return not_full(flow->rand, (uint32_t)n);
-    v128_t most = wasm_i32x4_splat(NEVER);
-    for (int32_t i = 0; i < n; i += LANES) {
-        v128_t c = wasm_i32x4_add(wasm_v128_load(credit + i), wasm_v128_load(weight + i));
-        wasm_v128_store(credit + i, c);
-        most = wasm_i32x4_max(most, c);
-    }
-    most = wasm_i32x4_max(most, wasm_i32x4_shuffle(most, most, 2, 3, 0, 1));
-    most = wasm_i32x4_max(most, wasm_i32x4_shuffle(most, most, 1, 0, 3, 2));
-    for (int32_t i = 0; i < n; i += LANES) {
-        uint32_t who = wasm_i32x4_bitmask(wasm_i32x4_eq(most, wasm_v128_load(credit + i)));
-        if (who) {
-            i += __builtin_ctz(who);
-            credit[i] -= sum;
-            return i;
+    v128_t most = wasm_i32x4_splat(NEVER), who = wasm_i32x4_splat(0), here = wasm_i32x4_const(0, 1, 2, 3);
+    for (int32_t i = 0; i < n; i += UNROLL * LANES)
+        for (int32_t k = i; k < i + UNROLL * LANES; k += LANES) {
+            v128_t c = wasm_i32x4_add(wasm_v128_load(credit + k), wasm_v128_load(weight + k));
+            wasm_v128_store(credit + k, c);
+            who = wasm_v128_bitselect(here, who, wasm_i32x4_gt(c, most));
+            most = wasm_i32x4_max(most, c);
+            here = wasm_i32x4_add(here, wasm_i32x4_splat(LANES));
         }
-    }
-    return CAPLANCE_NO_CHOICE; /* never */
+    int32_t owed[LANES], of[LANES], best = 0;
+    wasm_v128_store(owed, most);
+    wasm_v128_store(of, who);
+    for (int32_t l = 1; l < LANES; l++)
+        if (owed[l] > owed[best] || (owed[l] == owed[best] && of[l] < of[best]))
+            best = l;
+    credit[of[best]] -= sum;
+    return of[best];
 }
