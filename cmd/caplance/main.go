@@ -21,7 +21,7 @@ type env struct {
 }
 
 // command is one subcommand; its run returns nil, an error to print, or
-// errUsage after having explained itself.
+// errUsage or errFailed after having explained itself.
 type command struct {
 	name, aliases, summary string
 	run                    func(ctx context.Context, e env) error
@@ -34,6 +34,7 @@ func init() {
 	commands = []command{
 		{"server", "", "balance flows over the backends that register", server},
 		{"agent", "client", "register this machine as a backend and receive its flows", runAgent},
+		{"policy", "", "write, check, measure and simulate scheduling policies", policy},
 		{"version", "", "print the version", version},
 	}
 }
@@ -71,6 +72,8 @@ func run(ctx context.Context, e env) int {
 			return 0
 		case errors.Is(err, errUsage):
 			return 2
+		case errors.Is(err, errFailed):
+			return 1
 		default:
 			fmt.Fprintf(e.stderr, "caplance %s: %v\n", c.name, err)
 			return 1

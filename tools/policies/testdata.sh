@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds the guests that the tests run: plugins/host/testdata/NAME.wat ->
+# Builds the guests that the tests run: testdata/NAME.wat of host and workbench ->
 # NAME.wasm, and the examples of docs/policy-abi.md -> example-LANG.wasm, with
 # the commands given there. CI runs this and compares with what is committed.
 set -eu
@@ -12,7 +12,7 @@ for tool in wat2wasm clang wasm-ld; do
     }
 done
 
-for source in plugins/host/testdata/*.wat; do
+for source in plugins/host/testdata/*.wat plugins/workbench/check/testdata/*.wat; do
     wat2wasm --enable-multi-memory -o "${source%.wat}.wasm" "$source"
 done
 
