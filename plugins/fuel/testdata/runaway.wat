@@ -1,0 +1,47 @@
+;; Functions that take too much of something; the name's first part is the
+;; budget that stops them.
+(module
+  (type $v (func))
+  (memory 1 256)
+  (table $t 4 funcref)
+  (data $d "0123456789")
+  (elem (table $t) (i32.const 0) func $indirect)
+  (elem $e func $indirect $indirect)
+  (global $n (mut i32) (i32.const 0))
+
+  (func (export "fuel: loop") (loop $l (br $l)))
+  (func (export "fuel: loop by br_if") (loop $l (br_if $l (i32.const 1))))
+  (func (export "fuel: loop by br_table") (loop $l (br_table $l $l (i32.const 0))))
+  (func (export "fuel: loop in dead code") (block $b (br $b)) (loop $l (block (br $l))))
+  (func (export "fuel: state machine") (local $s i32)
+    (loop $l
+      (block $b (block $a (br_table $a $b (local.get $s)))
+        (local.set $s (i32.const 1)) (br $l))
+      (local.set $s (i32.const 0)) (br $l)))
+  (func (export "fuel: state machine with else") (local $s i32)
+    (loop $l
+      (if (global.get $n)
+        (then (block $a (br_table $a $a (local.get $s))))
+        (else (br $l)))
+      (br $l)))
+  (func (export "fuel: fill") (loop $l (memory.fill (i32.const 0) (i32.const 0) (i32.const 65536)) (br $l)))
+  (func (export "fuel: fill out of bounds") (memory.fill (i32.const 0) (i32.const 0) (i32.const -1)))
+  (func (export "fuel: copy") (loop $l (memory.copy (i32.const 0) (i32.const 1) (i32.const 65535)) (br $l)))
+  (func (export "fuel: init") (loop $l (memory.init $d (i32.const 0) (i32.const 0) (i32.const 10)) (br $l)))
+  (func (export "fuel: grow") (loop $l (drop (memory.grow (i32.const 1))) (br $l)))
+  (func (export "fuel: grow by all") (drop (memory.grow (i32.const -1))))
+  (func (export "fuel: table grow") (drop (table.grow $t (ref.null func) (i32.const 100000000))))
+  (func (export "fuel: table fill") (loop $l (table.fill $t (i32.const 0) (ref.null func) (i32.const 4)) (br $l)))
+  (func (export "fuel: table copy") (loop $l (table.copy $t $t (i32.const 0) (i32.const 1) (i32.const 3)) (br $l)))
+  (func (export "fuel: table init") (loop $l (table.init $t $e (i32.const 1) (i32.const 0) (i32.const 2)) (br $l)))
+
+  (func $wide (param i32) (if (i32.gt_s (local.get 0) (i32.const 0))
+    (then (call $wide (i32.sub (local.get 0) (i32.const 1))) (call $wide (i32.sub (local.get 0) (i32.const 1))))))
+  (func (export "fuel: exponential recursion") (call $wide (i32.const 60)))
+
+  (func $deep (export "depth: recursion") (call $deep))
+  (func $ping (export "depth: two by turns") (call $pong))
+  (func $pong (call $ping))
+  (func $indirect (export "depth: indirect recursion") (call_indirect $t (type $v) (i32.const 0)))
+  (func $results (result i32 i32) (call $results))
+  (func (export "depth: results") (call $results) (drop) (drop)))
