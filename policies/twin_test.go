@@ -150,7 +150,7 @@ func FuzzGuestsEqualTheirTwins(f *testing.F) {
 			case op == 3:
 				p.flowEnds()
 			default:
-				for range op {
+				for range op % 64 {
 					p.pick(t)
 				}
 			}
