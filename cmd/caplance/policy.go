@@ -18,12 +18,12 @@ type tool struct {
 	name, takes, summary string
 	operands             int // exactly
 	example              string
-	run                  func(ctx context.Context, b *bench) error
-	flags                func(b *bench)
+	run                  func(ctx context.Context, b *desk) error
+	flags                func(b *desk)
 }
 
-// bench is where a tool works: its command line, taken apart.
-type bench struct {
+// desk is where a tool works: its command line, taken apart.
+type desk struct {
 	env
 	fs       *flag.FlagSet
 	operands []string
@@ -36,7 +36,7 @@ var tools []tool
 
 func init() {
 	tools = []tool{
-		inspectTool, checkTool,
+		inspectTool, checkTool, benchTool,
 	}
 }
 
@@ -60,7 +60,7 @@ func policy(ctx context.Context, e env) error {
 		return errUsage
 	}
 	e.args = e.args[1:]
-	b := &bench{env: e}
+	b := &desk{env: e}
 	if err := b.parse(&tools[i]); err != nil {
 		return err
 	}
@@ -73,7 +73,7 @@ func policy(ctx context.Context, e env) error {
 }
 
 // parse reads flags before, between and after the operands.
-func (b *bench) parse(t *tool) error {
+func (b *desk) parse(t *tool) error {
 	b.fs = flag.NewFlagSet("policy "+t.name, flag.ContinueOnError)
 	b.fs.SetOutput(io.Discard)
 	b.fs.Usage = func() {}
@@ -106,7 +106,7 @@ func (b *bench) parse(t *tool) error {
 }
 
 // usage tells what is wrong with the command line.
-func (b *bench) usage(err error) error {
+func (b *desk) usage(err error) error {
 	fmt.Fprintf(b.stderr, "caplance %s: %v\nTry caplance %s -h.\n", b.fs.Name(), err, b.fs.Name())
 	return errUsage
 }
@@ -137,7 +137,7 @@ func load(ctx context.Context, rt *host.Runtime, spec string) (*host.Policy, err
 }
 
 // show prints a result, for a program or for people.
-func (b *bench) show(v interface{ Print(io.Writer) error }) error {
+func (b *desk) show(v interface{ Print(io.Writer) error }) error {
 	if b.output == "json" {
 		e := json.NewEncoder(b.stdout)
 		e.SetIndent("", "  ")

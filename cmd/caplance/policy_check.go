@@ -25,7 +25,7 @@ var checkTool = tool{
 	example: "  caplance policy check mine.wasm\n  caplance policy check -o json mine.wasm >check.json   # in CI\n" +
 		"  caplance policy check -case pool-2,leak -picks 50000 mine.wasm\n" +
 		"  caplance policy check -vectors vectors.json -update mine.wasm   # take its picks as the expected ones\n",
-	flags: func(b *bench) {
+	flags: func(b *desk) {
 		o := &checkOptions{}
 		b.options = o
 		b.fs.StringVar(&o.cases, "case", "", "only these `CASES`, with commas: "+strings.Join(check.Names(), ", "))
@@ -36,7 +36,7 @@ var checkTool = tool{
 		b.fs.StringVar(&o.vectors, "vectors", "", "`FILE` with picks that are expected")
 		b.fs.BoolVar(&o.update, "update", false, "write the policy's picks to the file of -vectors")
 	},
-	run: func(ctx context.Context, b *bench) error {
+	run: func(ctx context.Context, b *desk) error {
 		o := b.options.(*checkOptions)
 		if err := o.complete(b); err != nil {
 			return err
@@ -66,7 +66,7 @@ var checkTool = tool{
 }
 
 // complete turns what the command line says into options.
-func (o *checkOptions) complete(b *bench) (err error) {
+func (o *checkOptions) complete(b *desk) (err error) {
 	o.Spec = b.operands[0]
 	if o.cases != "" {
 		o.Cases = strings.Split(o.cases, ",")

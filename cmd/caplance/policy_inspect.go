@@ -12,7 +12,7 @@ var inspectTool = tool{
 	name: "inspect", takes: "POLICY", operands: 1,
 	summary: "what a module is made of: exports, imports, slots, memory",
 	example: "  caplance policy inspect mine.wasm\n  caplance policy inspect -o json hash\n",
-	run: func(ctx context.Context, b *bench) error {
+	run: func(ctx context.Context, b *desk) error {
 		name, wasm, err := policies.Load(b.operands[0])
 		if err != nil {
 			return err

@@ -21,7 +21,7 @@ type progress struct {
 // patience is how long a run may take before it has to say how far it is.
 const patience = 500 * time.Millisecond
 
-func (b *bench) progress() *progress {
+func (b *desk) progress() *progress {
 	p := &progress{begun: time.Now()}
 	if f, is := b.stderr.(*os.File); is {
 		if _, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS); err == nil {

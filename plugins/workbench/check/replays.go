@@ -1,6 +1,7 @@
 package check
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/caplance/caplance/core"
@@ -77,7 +78,22 @@ func interpreter(k *kit) outcome {
 	if err := same(compiled, interpreted, "between compiler and interpreter"); err != nil {
 		return failed(err)
 	}
-	return ok("compiler and interpreter agree on %d picks", len(compiled))
+	if !k.policy.HasTable() {
+		return ok("compiler and interpreter agree on %d picks", len(compiled))
+	}
+	pool := trial.NewPools(trial.Backends(3)).Build()
+	first, err := k.policy.BuildTable(k.ctx, k.config(), pool)
+	if err != nil {
+		return failed(err)
+	}
+	second, err := policy.BuildTable(k.ctx, k.config(), pool)
+	if err != nil {
+		return failed(fmt.Errorf("interpreted: %w", err))
+	}
+	if *first != *second {
+		return failed(errors.New("table differs between compiler and interpreter"))
+	}
+	return ok("compiler and interpreter agree on %d picks and on a table", len(compiled))
 }
 
 // order looks whether the pool's order matters where it must not: for policies
@@ -119,7 +135,7 @@ func order(k *kit) outcome {
 	case !sticky && !k.opt.Consistent:
 		return skipped("the same flow gets another backend each time: not a consistent policy")
 	case !sticky:
-		return failed(fmt.Errorf("the same flow gets another backend the second time, but a consistent policy repeats itself"))
+		return failed(errors.New("the same flow gets another backend the second time, but a consistent policy repeats itself"))
 	}
 	return k.judge(moved, all, "flows")
 }
@@ -165,7 +181,7 @@ func (k *kit) sticky(pool *core.Pool) (is bool, err error) {
 		return ok("stays")
 	})
 	if out.status == Failed {
-		return false, fmt.Errorf("%s", out.detail)
+		return false, errors.New(out.detail)
 	}
 	return out.status == OK, nil
 }
