@@ -1,0 +1,64 @@
+package fastpath
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// hook is a program attached to a link.
+type hook struct {
+	io.Closer
+	how string
+}
+
+// attach puts a program at the ingress of a link: by tcx from Linux 6.6 on,
+// else as a filter of the clsact qdisc.
+func attach(name string, prog *ebpf.Program) (hook, error) {
+	index, err := linkIndex(name)
+	if err != nil {
+		return hook{}, fmt.Errorf("fast path: %w", err)
+	}
+	l, err := link.AttachTCX(link.TCXOptions{Program: prog, Interface: index, Attach: ebpf.AttachTCXIngress})
+	if err == nil {
+		return hook{l, "tcx"}, nil
+	}
+	if !errors.Is(err, ebpf.ErrNotSupported) {
+		return hook{}, fmt.Errorf("fast path: tcx on %s: %w", name, err)
+	}
+	f, err := attachFilter(index, prog)
+	if err != nil {
+		return hook{}, fmt.Errorf("fast path: clsact on %s: %w", name, err)
+	}
+	return hook{f, "clsact"}, nil
+}
+
+// filter is a program as a tc filter; Close removes it.
+type filter struct{ *netlink.BpfFilter }
+
+// handle of our filter, so that a later start replaces what a killed one left.
+const filterHandle, filterPriority = 0xca91, 0xca91
+
+func attachFilter(index int, prog *ebpf.Program) (*filter, error) {
+	qdisc := &netlink.GenericQdisc{QdiscType: "clsact", QdiscAttrs: netlink.QdiscAttrs{
+		LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
+	}}
+	if err := netlink.QdiscAdd(qdisc); err != nil && !errors.Is(err, unix.EEXIST) {
+		return nil, err
+	}
+	f := &netlink.BpfFilter{Fd: prog.FD(), Name: "caplance", DirectAction: true, FilterAttrs: netlink.FilterAttrs{
+		LinkIndex: index, Parent: netlink.HANDLE_MIN_INGRESS, Handle: filterHandle, Priority: filterPriority, Protocol: unix.ETH_P_ALL,
+	}}
+	if err := netlink.FilterReplace(f); err != nil {
+		return nil, err
+	}
+	return &filter{f}, nil
+}
+
+// Close removes the filter. The qdisc stays: others may use it.
+func (f *filter) Close() error { return netlink.FilterDel(f.BpfFilter) }

@@ -1,0 +1,30 @@
+package fastpath
+
+import (
+	"encoding/binary"
+	"net/netip"
+)
+
+// words are an address as the programs hold it: in network order.
+func words(a [16]byte) (w [4]uint32) {
+	for i := range w {
+		w[i] = binary.NativeEndian.Uint32(a[4*i:])
+	}
+	return w
+}
+
+func address(a netip.Addr) [4]uint32 { return words(a.As16()) }
+
+// network is a port as it stands in a packet.
+func network(port uint16) uint16 {
+	var b [2]byte
+	binary.BigEndian.PutUint16(b[:], port)
+	return binary.NativeEndian.Uint16(b[:])
+}
+
+func flag(on bool) uint32 {
+	if on {
+		return 1
+	}
+	return 0
+}
