@@ -36,8 +36,9 @@ race:
 fuzz:
 	@set -e; for t in $(FUZZ); do echo "fuzz $$t $(FUZZTIME)"; $(GO) test -run '^$$' -fuzz "^$${t#*:}$$" -fuzztime $(FUZZTIME) ./$${t%:*}; done
 
-e2e: build need-root ## end-to-end tests in network namespaces (root)
-	CAPLANCE_BIN=$(CURDIR)/bin $(GO) test -count=1 -timeout 20m ./e2e/...
+e2e: build need-root ## end-to-end tests in network namespaces, on every rung (root)
+	@set -e; for rung in tc userspace; do echo "rung $$rung"; \
+	CAPLANCE_RUNG=$$rung CAPLANCE_BIN=$(CURDIR)/bin $(GO) test -count=1 -timeout 20m ./e2e/...; done
 
 test: need-root ## everything: unit and e2e (root)
 	$(MAKE) unit e2e
@@ -48,7 +49,8 @@ bench: build need-root ## figures, as ratios measured in one run (root)
 policies: ## rebuild the bundled .wasm from their C (needs clang and lld)
 	tools/policies/build.sh
 
-generate: policies ## rebuild every generated file
+generate: policies ## rebuild every generated file (also needs libbpf-dev)
+	$(GO) generate ./core/fastpath
 
 lint: ## gofmt, vet, import rules
 	@out=$$($(GO)fmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "gofmt: $$out"; exit 1; }

@@ -54,6 +54,10 @@ type Backend struct {
 	Zone     uint16 // for policies that stay near
 	Label    uint64 // for policies, as the operator sees fit
 
+	// KernelDecap says that its agent takes packets out of the tunnel in the
+	// kernel: super-packets and unfinished checksums may be sent to it.
+	KernelDecap bool
+
 	// TunnelMTU is the longest packet that the tunnel to Addr carries, bytes.
 	// The daemon fills it in from the routing table.
 	TunnelMTU int

@@ -52,6 +52,7 @@ func stats(t io.Writer, s control.Stats) {
 	row(t, "version", s.Version)
 	row(t, "up", seconds(s.Uptime))
 	row(t, "capture", s.Capture)
+	row(t, "rung", s.Rung)
 	row(t, "flows", fmt.Sprintf("%d of %d", s.Flows, s.Capacity))
 	for _, name := range slices.Sorted(maps.Keys(s.Counters)) {
 		row(t, name, s.Counters[name])

@@ -34,6 +34,7 @@ type Agent struct {
 	dataIP  netip.Addr
 	machine machine
 	tunnel  *tunnel
+	kernel  receiver // nil: every packet comes up to the tunnel
 	checker *checker
 
 	// Of keep's goroutine.
@@ -78,6 +79,12 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		return fmt.Errorf("agent: %w", err)
 	}
 	defer func() { err = errors.Join(err, h.Close()) }()
+	if err := a.openKernel(); err != nil {
+		return fmt.Errorf("agent: %w", err)
+	}
+	if a.kernel != nil {
+		defer func() { err = errors.Join(err, a.kernel.Close()) }()
+	}
 	return a.run(ctx, h)
 }
 

@@ -21,7 +21,8 @@ type Config struct {
 	Server   string     // host:port of the registry
 	DataIP   netip.Addr // invalid: the local address towards the server
 	Port     uint16     // of the tunnel, UDP
-	Services []string   // nil joins every one
+	Rung     config.Rung
+	Services []string // nil joins every one
 	Weight   uint32
 	MaxFlows uint32 // 0: no limit
 	Priority uint32
@@ -51,6 +52,7 @@ type raw struct {
 	Server        string     `toml:"server"`
 	DataIP        string     `toml:"data_ip"`
 	TunnelPort    int64      `toml:"tunnel_port"`
+	Rung          string     `toml:"rung"`
 	Services      []string   `toml:"services"`
 	Weight        int64      `toml:"weight"`
 	MaxFlows      int64      `toml:"max_flows"`
@@ -74,7 +76,7 @@ type raw struct {
 // defaults holds for every key that the file leaves out.
 func defaults() raw {
 	return raw{
-		TunnelPort: 1337, Weight: registry.DefaultWeight,
+		TunnelPort: 1337, Rung: string(config.Auto), Weight: registry.DefaultWeight,
 		Heartbeat: "20s", ReadTimeout: "30s", WriteTimeout: "10s",
 		CheckInterval: "5s", CheckTimeout: "2s",
 		Stop: "drain", StopTimeout: "30s",
@@ -117,6 +119,9 @@ func parse(path string, data []byte) (Config, error) {
 		CheckTimeout:  v.duration("check_timeout", r.CheckTimeout),
 		Drain:         v.stop(r.Stop), StopTimeout: v.duration("stop_timeout", r.StopTimeout),
 		Control: v.path("control", r.Control), StateDir: v.path("state_dir", r.StateDir), Log: r.Log,
+	}
+	if c.Rung, err = config.ParseRung(r.Rung); err != nil {
+		v.failf("rung", "%w", err)
 	}
 	if c.ReadTimeout <= c.Heartbeat {
 		v.failf("read_timeout", "%s must be longer than the heartbeat (%s): the balancer only speaks when spoken to", c.ReadTimeout, c.Heartbeat)

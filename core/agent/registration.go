@@ -33,7 +33,7 @@ func (s *session) register() error {
 		Verb: registry.Register, Name: s.a.cfg.Name, Addr: s.a.dataIP,
 		Services: s.a.cfg.Services, Weight: s.a.cfg.Weight,
 		MaxFlows: s.a.cfg.MaxFlows, Priority: s.a.cfg.Priority, Zone: s.a.cfg.Zone, Label: s.a.cfg.Label,
-		Version: 2, State: wish,
+		Kernel: s.a.kernel != nil, Version: 2, State: wish,
 	}.String())
 }
 
@@ -45,6 +45,12 @@ func (s *session) allow(anyNonce bool, vips, balancers []netip.Addr) {
 		balancers = append(slices.Clone(balancers), s.peer)
 	}
 	s.a.tunnel.allow.Store(&peers{balancers: balancers, vips: vips, anyNonce: anyNonce})
+	if s.a.kernel == nil {
+		return
+	}
+	if err := s.a.kernel.Accept(vips, balancers); err != nil {
+		s.a.log.Warn("packets come up to userspace", "err", err)
+	}
 }
 
 // prove answers a sanity datagram, once: it may come several times.

@@ -35,12 +35,33 @@ type Registry struct {
 
 // Datapath sizes the packet path.
 type Datapath struct {
-	Queues      int // 0: one per CPU
+	Rung        Rung
+	Links       []string // where clients come in; empty: every link with an address
+	Queues      int      // 0: one per CPU
 	FirstQueue  uint16
 	QueueLength uint32 // packets
 	TunnelPort  uint16
 	Flows       int // of all workers together
 	Timeouts    flow.Timeouts
+}
+
+// Rung is how far down packets are forwarded.
+type Rung string
+
+// The rungs.
+const (
+	Auto      Rung = "auto"      // the fastest that this kernel has
+	TC        Rung = "tc"        // BPF at the links' ingress; an error where it is not to be had
+	Userspace Rung = "userspace" // every packet by NFQUEUE
+)
+
+// ParseRung reads a rung's name.
+func ParseRung(s string) (Rung, error) {
+	switch r := Rung(s); r {
+	case Auto, TC, Userspace:
+		return r, nil
+	}
+	return "", fmt.Errorf("%q is not a rung (auto, tc, userspace)", s)
 }
 
 // rawServer mirrors the file.
@@ -63,6 +84,8 @@ type rawRegistry struct {
 }
 
 type rawDatapath struct {
+	Rung        string      `toml:"rung"`
+	Links       []string    `toml:"links"`
 	Queues      int         `toml:"queues"`
 	FirstQueue  int         `toml:"first_queue"`
 	QueueLength int         `toml:"queue_length"`
@@ -86,7 +109,7 @@ func defaultServer() rawServer {
 			Listen: "0.0.0.0:1338", ReadTimeout: "30s", WriteTimeout: "10s", SanityTimeout: "5s", DrainTimeout: "60s",
 		},
 		Datapath: rawDatapath{
-			FirstQueue: 1337, QueueLength: 8192, TunnelPort: 1337, Flows: 1 << 20,
+			Rung: "auto", FirstQueue: 1337, QueueLength: 8192, TunnelPort: 1337, Flows: 1 << 20,
 			Timeouts: rawTimeouts{TCP: "15m", TCPSyn: "60s", TCPFin: "60s", UDP: "2m"},
 		},
 		Control: "/var/run/caplance-server.sock",
@@ -149,6 +172,14 @@ func (v *validator) path(key, value string) string {
 	return value
 }
 
+func (v *validator) rung(key, value string) Rung {
+	r, err := ParseRung(value)
+	if err != nil {
+		v.failf(key, "%w", err)
+	}
+	return r
+}
+
 func (v *validator) integer(key string, value, least, most int) int {
 	if value < least || value > most {
 		v.failf(key, "%d is out of range (%d to %d)", value, least, most)
@@ -187,6 +218,7 @@ func (v *validator) registry(raw rawRegistry) Registry {
 func (v *validator) datapath(raw rawDatapath) Datapath {
 	const most = 1000 * time.Hour
 	return Datapath{
+		Rung: v.rung("datapath.rung", raw.Rung), Links: raw.Links,
 		Queues:      v.integer("datapath.queues", raw.Queues, 0, 256),
 		FirstQueue:  uint16(v.integer("datapath.first_queue", raw.FirstQueue, 0, 65535-256)),
 		QueueLength: uint32(v.integer("datapath.queue_length", raw.QueueLength, 64, 1<<20)),

@@ -111,6 +111,7 @@ func TestExampleIsTheDefaults(t *testing.T) {
 	}
 	want := defaultServer()
 	want.Registry.Agents = []string{}
+	want.Datapath.Links = []string{}
 	want.Service = example.Service
 	if d := cmp.Diff(want, example); d != "" {
 		t.Errorf("example and defaults differ (-code +example):\n%s", d)

@@ -112,6 +112,7 @@ type FlowRow struct {
 	Service string         `json:"service"`
 	Backend string         `json:"backend"`
 	State   string         `json:"state"`
+	Kernel  bool           `json:"kernel"` // forwarded without coming up
 	Age     float64        `json:"age_s"`  // seconds
 	Idle    float64        `json:"idle_s"` // seconds
 	Packets uint64         `json:"packets"`
@@ -123,6 +124,7 @@ type Stats struct {
 	Version  string            `json:"version"`
 	Uptime   float64           `json:"uptime_s"` // seconds
 	Capture  string            `json:"capture"`  // how packets reach userspace
+	Rung     string            `json:"rung"`     // how established flows are forwarded, and why not better
 	Queues   []QueueRow        `json:"queues"`
 	Flows    int64             `json:"flows"`
 	Capacity int64             `json:"capacity"` // of the flow tables

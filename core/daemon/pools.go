@@ -10,6 +10,7 @@ import (
 
 	"github.com/caplance/caplance/core"
 	"github.com/caplance/caplance/core/datapath"
+	"github.com/caplance/caplance/core/fastpath"
 	"github.com/caplance/caplance/core/forward"
 	"github.com/caplance/caplance/core/registry"
 )
@@ -27,6 +28,8 @@ type pools struct {
 	builders []*core.PoolBuilder
 	backends []core.Backend
 	paths    map[netip.Addr]forward.Path
+	kernel   *fastpath.Balancer // nil: userspace
+	port     uint16             // of the tunnel
 
 	rebuild []chan struct{} // by Service.Index: a table is to be built
 }
@@ -64,9 +67,13 @@ func (p *pools) publish() {
 		p.memory.observe(s.Name, built[i])
 	}
 	for i, pool := range built {
+		was := p.out.Of(uint16(i))
+		p.setTargets(pool)
 		p.out.Publish(pool)
+		p.dropTargets(was, pool)
 		p.tables(uint16(i))
 	}
+	p.countKernel()
 	if err := p.memory.save(); err != nil {
 		p.log.Warn("pools not saved: a restart may lose flows", "err", err)
 	}
@@ -90,15 +97,20 @@ func (p *pools) path(addr netip.Addr) forward.Path {
 // watch looks after what changes without the registry: path MTUs, and the end
 // of the time in which backends of a predecessor are waited for.
 func (p *pools) watch(ctx context.Context) error {
-	tick := time.NewTicker(time.Second)
+	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
-	for {
+	for n := 1; ; n++ {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 		}
 		p.mu.Lock()
+		p.countKernel()
+		if n%4 != 0 {
+			p.mu.Unlock()
+			continue
+		}
 		if p.refreshPaths() || p.memory.fade(time.Now()) || p.ramping() {
 			p.publish()
 		}

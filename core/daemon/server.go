@@ -22,6 +22,7 @@ import (
 	"github.com/caplance/caplance/core/config"
 	"github.com/caplance/caplance/core/control"
 	"github.com/caplance/caplance/core/datapath"
+	"github.com/caplance/caplance/core/fastpath"
 	"github.com/caplance/caplance/core/forward"
 	"github.com/caplance/caplance/core/hostnet"
 	"github.com/caplance/caplance/core/registry"
@@ -43,6 +44,8 @@ type Server struct {
 	registry *registry.Registry
 	workers  []*worker
 	method   ruleset.Method
+	rung     string
+	kernel   *fastpath.Balancer // nil: userspace
 }
 
 // worker is one queue with all that works on it.
@@ -117,6 +120,14 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	s.ledger = datapath.NewLedger(queues, len(s.cfg.Services))
 	s.pools = newPools(s.cfg.Services, s.ledger, mem, s.log)
 
+	if s.kernel, err = s.openKernel(addrs); err != nil {
+		return err
+	}
+	if s.kernel != nil {
+		back.add(s.kernel.Close)
+	}
+	s.pools.kernel, s.pools.port = s.kernel, s.cfg.Datapath.TunnelPort
+
 	sane, err := openSanity(s.cfg.Datapath.TunnelPort)
 	if err != nil {
 		return err
@@ -171,7 +182,7 @@ func (s *Server) serve(ctx context.Context, loops *errgroup.Group) error {
 			}
 		}
 		close(s.ready)
-		s.log.Info("balancing", "services", len(s.cfg.Services), "queues", len(s.workers), "capture", s.method,
+		s.log.Info("balancing", "services", len(s.cfg.Services), "queues", len(s.workers), "capture", s.method, "rung", s.rung,
 			"registry", s.registry.Addr(), "control", s.cfg.Control)
 		return notify("READY=1")
 	})
@@ -202,9 +213,13 @@ func (s *Server) openWorkers(capture *ruleset.Capture, mtu int, back *undo) erro
 			return err
 		}
 		back.add(q.Close)
+		var kernel datapath.Kernel
+		if s.kernel != nil {
+			kernel = s.kernel
+		}
 		path := datapath.NewWorker(datapath.Config{
 			Index: i, Services: s.cfg.Services, Pools: s.pools.out, Schedulers: s.policies.schedulersOf(i),
-			Tunnel: tunnel, Errors: raw, Flows: d.Flows / capture.Queues, Timeouts: d.Timeouts,
+			Tunnel: tunnel, Errors: raw, Kernel: kernel, Flows: d.Flows / capture.Queues, Timeouts: d.Timeouts,
 			FlowQueue: capture.FlowQueue, Ledger: s.ledger, LinkMTU: mtu, Seed: rand.Uint64(),
 		})
 		paths = append(paths, path)

@@ -144,7 +144,7 @@ func TestServer(t *testing.T) {
 			for range 2 { // the second one proves that the flow sticks
 				fmt.Fprintf(conn, "%d", i)
 			}
-			conn.Close()
+			defer conn.Close() // not earlier: its port would be another flow's
 		}
 		home := map[string]int{}
 		counts := make([]int, 2)

@@ -99,24 +99,34 @@ func (s *Server) flowRow(w *worker, e *flow.Entry, f control.FlowFilter) (row co
 	if f.Service != "" && f.Service != pool.Service.Name || f.Backend != "" && f.Backend != backend {
 		return row, false
 	}
-	return control.FlowRow{
+	row = control.FlowRow{
 		Src: e.Key.SrcAddr(), Dst: e.Key.DstAddr(), Proto: core.ProtoName(e.Key.Proto),
 		Service: pool.Service.Name, Backend: backend, State: e.State.String(),
 		Age: w.path.Age(e.Created).Seconds(), Idle: w.path.Age(e.Seen).Seconds(),
 		Packets: uint64(e.Packets), Bytes: e.Bytes,
-	}, true
+	}
+	if idle, packets, bytes, ok := w.path.KernelPart(e); ok {
+		row.Kernel = true
+		row.Idle = min(row.Idle, idle.Seconds())
+		row.Packets += packets
+		row.Bytes += bytes
+	}
+	return row, true
 }
 
 // Stats implements control.Source.
 func (s *Server) Stats() control.Stats {
 	table := s.ledger.Table()
 	st := control.Stats{
-		Uptime: time.Since(s.started).Seconds(), Capture: string(s.method),
+		Uptime: time.Since(s.started).Seconds(), Capture: string(s.method), Rung: s.rung,
 		Flows: table.Flows, Capacity: table.Capacity,
 		Counters: map[string]uint64{"flows_evicted": table.Evicted, "flows_refused": table.Refused},
 	}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		st.Version = info.Main.Version
+	}
+	if s.kernel != nil {
+		s.kernel.Counters(st.Counters)
 	}
 	kernel := kernelQueues()
 	for _, w := range s.workers {

@@ -39,6 +39,9 @@ func (w *Worker) forward(s *core.Service, b []byte, p *packet.Packet, mark uint3
 	}
 	w.table.Touch(e, p.TCPFlags, p.Length, w.now)
 	w.book.packet(e, p.Length)
+	if w.Kernel != nil {
+		w.handOver(e, &pool.Members[i])
+	}
 	w.send(&pool.Members[i], hash, b, p)
 }
 

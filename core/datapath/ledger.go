@@ -11,13 +11,27 @@ import (
 // own book, anyone may read them all.
 type Ledger struct{ books []*book }
 
-// NewLedger makes a ledger for a number of workers and services.
+// NewLedger makes a ledger for a number of workers and services. One more book
+// is the kernel's.
 func NewLedger(workers, services int) *Ledger {
 	l := &Ledger{}
-	for range workers {
+	for range workers + 1 {
 		l.books = append(l.books, &book{accounts: make([]atomic.Pointer[[]*account], services)})
 	}
 	return l
+}
+
+// Kernel notes what the kernel has forwarded for the members of a pool since
+// each registered. One goroutine may call it.
+func (l *Ledger) Kernel(p *core.Pool, total func(h core.Handle) (packets, bytes uint64)) {
+	b := l.books[len(l.books)-1]
+	b.open(p)
+	for _, m := range p.Members {
+		a := b.account(p.Service.Index, m.Handle)
+		packets, bytes := total(m.Handle)
+		a.packets.Store(packets)
+		a.bytes.Store(bytes)
+	}
 }
 
 // Totals are what all workers counted for one backend of one service since it

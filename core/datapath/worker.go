@@ -49,6 +49,18 @@ type Tunnel interface {
 // Raw sends a finished IP packet (forward.Raw).
 type Raw interface{ Send(packet []byte) error }
 
+// Kernel forwards the packets of placed flows without asking again
+// (fastpath.Balancer).
+type Kernel interface {
+	// Add hands a flow over; false when there is no room.
+	Add(k *core.FlowKey, service uint16, h core.Handle) bool
+	// Remove takes a flow back.
+	Remove(k *core.FlowKey)
+	// Look tells what was forwarded since Add and for how long the flow has
+	// been silent; ok is false for a flow that is not there.
+	Look(k *core.FlowKey) (idle time.Duration, packets, bytes uint64, ok bool)
+}
+
 // Pools publishes the current pool of each service, by Service.Index. Version
 // grows with every change, so that a worker need look at one word only.
 type Pools struct {
@@ -82,8 +94,9 @@ type Config struct {
 	Pools      *Pools
 	Schedulers []Scheduler // by Service.Index
 	Tunnel     Tunnel
-	Errors     Raw // ICMP errors to clients
-	Flows      int // capacity of this worker's table
+	Errors     Raw    // ICMP errors to clients
+	Kernel     Kernel // nil: every packet comes up
+	Flows      int    // capacity of this worker's table
 	Timeouts   flow.Timeouts
 	FlowQueue  func(*core.FlowKey) int // which worker owns a flow
 	Ledger     *Ledger
@@ -134,6 +147,7 @@ func NewWorker(cfg Config) *Worker {
 		w.byVIP[s.VIP.As16()] = append(w.byVIP[s.VIP.As16()], s)
 	}
 	w.table = flow.New(cfg.Flows, cfg.Timeouts, w.ended)
+	w.table.Alive = w.alive
 	w.tracker.init()
 	w.beginBatch() // a pool for every service before the first packet
 	w.fresh = false
@@ -259,6 +273,7 @@ func (w *Worker) Tick(now time.Time) {
 
 // ended is told of every flow just before its entry is reused.
 func (w *Worker) ended(e *flow.Entry) {
+	w.reclaim(e)
 	w.book.ended(e)
 	w.told = core.FlowEnd{
 		Backend: e.Backend, Packets: uint64(e.Packets), Bytes: e.Bytes,

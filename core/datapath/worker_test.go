@@ -514,3 +514,72 @@ func BenchmarkNewFlow(b *testing.B) {
 		w.Packet(p, 0)
 	}
 }
+
+// fakeKernel is a kernel that forwards nothing by itself.
+type fakeKernel struct {
+	flows map[core.FlowKey]core.Handle
+	idle  time.Duration
+	full  bool
+}
+
+func (k *fakeKernel) Add(key *core.FlowKey, _ uint16, h core.Handle) bool {
+	if !k.full {
+		k.flows[*key] = h
+	}
+	return !k.full
+}
+func (k *fakeKernel) Remove(key *core.FlowKey) { delete(k.flows, *key) }
+func (k *fakeKernel) Look(key *core.FlowKey) (time.Duration, uint64, uint64, bool) {
+	_, ok := k.flows[*key]
+	return k.idle, 5, 500, ok
+}
+
+// A flow goes to the kernel once it is established, if its backend can take
+// packets from there, and comes back when it closes or its backend leaves.
+func TestKernelHandOver(t *testing.T) {
+	r := newRig(t, 1)
+	r.setBackends(1, nil, nil)
+	w, k := r.workers[0], &fakeKernel{flows: map[core.FlowKey]core.Handle{}}
+	w.Kernel = k
+	r.backend(syn(1))
+	r.backend(ack(1))
+	if len(k.flows) != 0 {
+		t.Error("handed over though the backend's agent works in userspace")
+	}
+	r.backends[0].KernelDecap = true
+	r.publish(nil)
+	r.backend(ack(1))
+	r.backend(syn(2))
+	if len(k.flows) != 1 {
+		t.Errorf("%d flows in the kernel, want the established one", len(k.flows))
+	}
+	r.backend(ack(2))
+	r.backend(packettest.TCP(client(1), vip4, packet.FIN|packet.ACK, nil))
+	if len(k.flows) != 1 {
+		t.Errorf("%d flows in the kernel after one closed, want 1", len(k.flows))
+	}
+	// Nothing comes up of a flow that the kernel forwards: it is not idle.
+	k.idle = time.Second
+	w.epoch = w.epoch.Add(-2 * time.Minute)
+	w.swept = time.Time{}
+	w.Tick(time.Now())
+	if w.table.Len() != 1 || len(k.flows) != 1 {
+		t.Errorf("%d flows, %d in the kernel, want the busy one", w.table.Len(), len(k.flows))
+	}
+	k.idle = time.Hour
+	w.epoch = w.epoch.Add(-2 * time.Minute)
+	w.swept = time.Time{}
+	w.Tick(time.Now())
+	if w.table.Len() != 0 || len(k.flows) != 0 {
+		t.Errorf("%d flows, %d in the kernel after an hour of silence", w.table.Len(), len(k.flows))
+	}
+	r.backend(syn(3))
+	r.backend(ack(3))
+	r.backends = nil
+	r.publish(nil)
+	w.swept = time.Time{}
+	w.Tick(time.Now())
+	if len(k.flows) != 0 {
+		t.Error("a flow of a backend that left is still in the kernel")
+	}
+}

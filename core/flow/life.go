@@ -47,7 +47,10 @@ func (t *Table) Sweep(n int, now uint32, ended func(*Entry) bool) {
 		}
 		e := &t.entries[t.cursor]
 		t.cursor++
-		if e.State != free && (now-e.Seen > t.idle(e) || ended != nil && ended(e)) {
+		if e.State == free {
+			continue
+		}
+		if ended != nil && ended(e) || now-e.Seen > t.idle(e) && (t.Alive == nil || !t.Alive(e) || now-e.Seen > t.idle(e)) {
 			t.Remove(e)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 type Path struct {
 	Source netip.Addr // address they leave from
 	MTU    int        // bytes of an inner packet that fit
+	Link   int        // index of the link they leave by
 }
 
 // PathTo asks the kernel's routing table, with what it has learned of path
@@ -34,5 +35,5 @@ func PathTo(addr netip.Addr) (Path, error) {
 		mtu = min(mtu, r.MTU)
 	}
 	src, _ := netip.AddrFromSlice(r.Src)
-	return Path{Source: src.Unmap(), MTU: mtu - Overhead(addr)}, nil
+	return Path{Source: src.Unmap(), MTU: mtu - Overhead(addr), Link: r.LinkIndex}, nil
 }

@@ -43,6 +43,7 @@ type Request struct {
 	Priority uint32            // REGISTER priority=; 0 is served first
 	Zone     uint16            // REGISTER zone=
 	Label    uint64            // REGISTER label=
+	Kernel   bool              // REGISTER decap=kernel
 	Version  int               // REGISTER v=; 1 when left out
 	State    core.BackendState // REGISTER state=: Active, Paused or Draining
 	Nonce    string            // SANE
@@ -125,6 +126,8 @@ func (r *Request) registerOption(key, value string) error {
 		return number(key, value, &r.Zone)
 	case "label":
 		return number(key, value, &r.Label)
+	case "decap":
+		r.Kernel = value == "kernel"
 	case "v":
 		v, err := strconv.ParseUint(value, 10, 16)
 		if err != nil || v == 0 {

@@ -158,12 +158,13 @@ heartbeat = "300ms"
 read_timeout = "2s"
 stop_timeout = "3s"
 check_interval = "200ms"
+rung = %q
 state_dir = %q
 control = %q
 %s
 [log]
 level = "debug"
-`, b.Name, server, b.Data, filepath.Join(b.cluster.Dir, b.Name), b.Socket(), b.Config), 0o644)
+`, b.Name, server, b.Data, b.cluster.Rung, filepath.Join(b.cluster.Dir, b.Name), b.Socket(), b.Config), 0o644)
 }
 
 // StartAgent starts the backend's agent and returns when its control socket

@@ -9,6 +9,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,6 +43,7 @@ type Options struct {
 	Backends int
 	Policy   string // of every service; default round-robin
 	DataV6   bool   // tunnels over IPv6
+	Rung     string // of balancer and agents; default $CAPLANCE_RUNG, else auto
 	Server   string // more TOML for the server, before its services
 	Timeout  string // lease; default 2s
 }
@@ -67,6 +69,9 @@ func New(o Options) (c *Cluster, err error) {
 	}
 	if o.Timeout == "" {
 		o.Timeout = "2s"
+	}
+	if o.Rung == "" {
+		o.Rung = cmp.Or(os.Getenv("CAPLANCE_RUNG"), "auto")
 	}
 	c = &Cluster{Options: o, serverFile: filepath.Join(o.Dir, "server.toml")}
 	if c.Net, err = topology.New("capl"); err != nil {
@@ -129,12 +134,14 @@ control = %q
 %s
 [log]
 level = "debug"
+[datapath]
+rung = %q
 [registry]
 listen = "[::]:1338"
 read_timeout = %q
 sanity_timeout = "2s"
 drain_timeout = "30s"
-%s`, filepath.Join(c.Dir, "lb"), c.ServerSocket(), c.Options.Server, c.Timeout, c.Services(c.Policy))
+%s`, filepath.Join(c.Dir, "lb"), c.ServerSocket(), c.Options.Server, c.Rung, c.Timeout, c.Services(c.Policy))
 }
 
 // Services is the TOML of the cluster's services under one policy.
