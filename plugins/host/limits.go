@@ -30,8 +30,8 @@ func DefaultLimits() Limits {
 		Depth:       1024,
 		LogBytes:    4096,
 		PickFuel:    400_000,
-		CallFuel:    100_000_000,
-		StartFuel:   1_000_000_000,
+		CallFuel:    300_000_000,
+		StartFuel:   300_000_000,
 	}
 }
 
