@@ -29,7 +29,7 @@ func DefaultLimits() Limits {
 		MemoryPages: MaxMemoryPages,
 		Depth:       1024,
 		LogBytes:    4096,
-		PickFuel:    400_000,
+		PickFuel:    500_000,
 		CallFuel:    300_000_000,
 		StartFuel:   300_000_000,
 	}

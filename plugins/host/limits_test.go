@@ -8,6 +8,7 @@ import (
 
 	"github.com/caplance/caplance/core"
 	"github.com/caplance/caplance/plugins/host"
+	"github.com/caplance/caplance/policies"
 )
 
 // Every limit that stops a policy says by which key it may be raised.
@@ -71,6 +72,54 @@ func TestLimitsImpossible(t *testing.T) {
 	for _, key := range []string{"max_module_bytes is 0", "max_memory_pages is 131072", "max_depth is 0", "pick_fuel is -1", "call_fuel is 0", "start_fuel is 0"} {
 		if !strings.Contains(err.Error(), key) {
 			t.Errorf("error %q does not say that %s", err, key)
+		}
+	}
+}
+
+// The bundled policies stay within a quarter of the fuel at 1000 backends, and
+// within all of it at 4096, the most that they take; so they do in the first
+// pick after the counters were overwritten, when some build an index anew.
+func TestBundledPoliciesFit(t *testing.T) {
+	for _, tt := range []struct{ backends, share int64 }{{1000, 4}, {4096, 1}} {
+		l := host.DefaultLimits()
+		l.PickFuel /= tt.share
+		l.CallFuel /= tt.share
+		r, err := host.NewRuntimeWith(t.Context(), l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close(context.Background())
+		pool := poolOf(int(tt.backends))
+		for _, name := range policies.Names() {
+			_, wasm, err := policies.Load(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p, err := r.Compile(t.Context(), name, wasm)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, err := p.NewScheduler(t.Context(), host.Config{Workers: 1})
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.SetPool(pool)
+			for k := range uint64(3000) {
+				if k%1000 == 0 {
+					s.Refresh(make([]uint32, tt.backends), nil, nil)
+				}
+				f := flowOf(k)
+				s.Pick(&f)
+			}
+			if p.HasTable() {
+				if _, err := p.BuildTable(t.Context(), host.Config{Workers: 1}, pool); err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+			}
+			s.Close()
+			if st := s.Stats(); st.Failures > 0 {
+				t.Errorf("%s with %d backends: %s", name, tt.backends, st.LastError)
+			}
 		}
 	}
 }

@@ -43,8 +43,8 @@ func (s *stats) begin(policy string, metrics []string) {
 func (s *stats) failed(err error) {
 	text := err.Error()
 	s.lastError.Store(&text)
-	s.failures.Add(1)
 	s.causes[causeOf(err)].Add(1)
+	s.failures.Add(1) // last: whoever sees it sees the others
 }
 
 // Stats may be called from any goroutine at any time.
