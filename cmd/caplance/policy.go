@@ -18,8 +18,8 @@ type tool struct {
 	name, takes, summary string
 	operands             int // exactly
 	example              string
-	run                  func(ctx context.Context, b *desk) error
-	flags                func(b *desk)
+	run                  func(ctx context.Context, d *desk) error
+	flags                func(d *desk)
 }
 
 // desk is where a tool works: its command line, taken apart.
@@ -36,7 +36,7 @@ var tools []tool
 
 func init() {
 	tools = []tool{
-		inspectTool, checkTool, benchTool,
+		inspectTool, checkTool, benchTool, simulateTool,
 	}
 }
 
@@ -60,11 +60,11 @@ func policy(ctx context.Context, e env) error {
 		return errUsage
 	}
 	e.args = e.args[1:]
-	b := &desk{env: e}
-	if err := b.parse(&tools[i]); err != nil {
+	d := &desk{env: e}
+	if err := d.parse(&tools[i]); err != nil {
 		return err
 	}
-	if err := tools[i].run(ctx, b); err != nil && !errors.Is(err, errUsage) && !errors.Is(err, errFailed) {
+	if err := tools[i].run(ctx, d); err != nil && !errors.Is(err, errUsage) && !errors.Is(err, errFailed) {
 		return fmt.Errorf("%s: %w", name, err)
 	} else if err != nil {
 		return err
@@ -73,41 +73,41 @@ func policy(ctx context.Context, e env) error {
 }
 
 // parse reads flags before, between and after the operands.
-func (b *desk) parse(t *tool) error {
-	b.fs = flag.NewFlagSet("policy "+t.name, flag.ContinueOnError)
-	b.fs.SetOutput(io.Discard)
-	b.fs.Usage = func() {}
-	b.fs.StringVar(&b.output, "o", "table", "how to print: table or json `FORMAT`")
+func (d *desk) parse(t *tool) error {
+	d.fs = flag.NewFlagSet("policy "+t.name, flag.ContinueOnError)
+	d.fs.SetOutput(io.Discard)
+	d.fs.Usage = func() {}
+	d.fs.StringVar(&d.output, "o", "table", "how to print: table or json `FORMAT`")
 	if t.flags != nil {
-		t.flags(b)
+		t.flags(d)
 	}
 	err := error(nil)
-	for rest := b.args; len(rest) > 0 && err == nil; {
-		if err = b.fs.Parse(rest); err != nil || b.fs.NArg() == 0 {
+	for rest := d.args; len(rest) > 0 && err == nil; {
+		if err = d.fs.Parse(rest); err != nil || d.fs.NArg() == 0 {
 			break
 		}
-		b.operands, rest = append(b.operands, b.fs.Arg(0)), b.fs.Args()[1:]
+		d.operands, rest = append(d.operands, d.fs.Arg(0)), d.fs.Args()[1:]
 	}
 	switch {
 	case errors.Is(err, flag.ErrHelp):
-		t.help(b.fs, b.stdout)
+		t.help(d.fs, d.stdout)
 		return flag.ErrHelp
 	case err != nil:
-	case len(b.operands) < t.operands:
+	case len(d.operands) < t.operands:
 		err = fmt.Errorf("operands are missing: it takes %s", t.takes)
-	case len(b.operands) > t.operands:
-		err = fmt.Errorf("%q is too much: it takes %s", b.operands[t.operands], t.takes)
-	case b.output != "table" && b.output != "json":
-		err = fmt.Errorf("-o %q is none of table, json", b.output)
+	case len(d.operands) > t.operands:
+		err = fmt.Errorf("%q is too much: it takes %s", d.operands[t.operands], t.takes)
+	case d.output != "table" && d.output != "json":
+		err = fmt.Errorf("-o %q is none of table, json", d.output)
 	default:
 		return nil
 	}
-	return b.usage(err)
+	return d.usage(err)
 }
 
 // usage tells what is wrong with the command line.
-func (b *desk) usage(err error) error {
-	fmt.Fprintf(b.stderr, "caplance %s: %v\nTry caplance %s -h.\n", b.fs.Name(), err, b.fs.Name())
+func (d *desk) usage(err error) error {
+	fmt.Fprintf(d.stderr, "caplance %s: %v\nTry caplance %s -h.\n", d.fs.Name(), err, d.fs.Name())
 	return errUsage
 }
 
@@ -137,11 +137,11 @@ func load(ctx context.Context, rt *host.Runtime, spec string) (*host.Policy, err
 }
 
 // show prints a result, for a program or for people.
-func (b *desk) show(v interface{ Print(io.Writer) error }) error {
-	if b.output == "json" {
-		e := json.NewEncoder(b.stdout)
+func (d *desk) show(v interface{ Print(io.Writer) error }) error {
+	if d.output == "json" {
+		e := json.NewEncoder(d.stdout)
 		e.SetIndent("", "  ")
 		return e.Encode(v)
 	}
-	return v.Print(b.stdout)
+	return v.Print(d.stdout)
 }

@@ -21,9 +21,9 @@ type progress struct {
 // patience is how long a run may take before it has to say how far it is.
 const patience = 500 * time.Millisecond
 
-func (b *desk) progress() *progress {
+func (d *desk) progress() *progress {
 	p := &progress{begun: time.Now()}
-	if f, is := b.stderr.(*os.File); is {
+	if f, is := d.stderr.(*os.File); is {
 		if _, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS); err == nil {
 			p.w = f
 		}
