@@ -19,6 +19,7 @@ type Server struct {
 	Log      Log
 	Registry Registry
 	Datapath Datapath
+	Policy   Policy
 	Control  string // path of the unix socket
 	Services []*core.Service
 }
@@ -64,12 +65,24 @@ func ParseRung(s string) (Rung, error) {
 	return "", fmt.Errorf("%q is not a rung (auto, tc, userspace)", s)
 }
 
+// Policy is what a policy may use up; the [policy] table as it stands.
+type Policy struct {
+	MaxModuleBytes int   `toml:"max_module_bytes"`
+	MaxMemoryPages int   `toml:"max_memory_pages"` // of 64 KiB
+	MaxDepth       int   `toml:"max_depth"`        // functions that call others, one inside the other
+	LogBytes       int   `toml:"log_bytes"`        // of an instance
+	PickFuel       int64 `toml:"pick_fuel"`        // about one unit per instruction
+	CallFuel       int64 `toml:"call_fuel"`
+	StartFuel      int64 `toml:"start_fuel"`
+}
+
 // rawServer mirrors the file.
 type rawServer struct {
 	StateDir string       `toml:"state_dir"`
 	Log      Log          `toml:"log"`
 	Registry rawRegistry  `toml:"registry"`
 	Datapath rawDatapath  `toml:"datapath"`
+	Policy   Policy       `toml:"policy"`
 	Control  string       `toml:"control"`
 	Service  []rawService `toml:"service"`
 }
@@ -112,6 +125,10 @@ func defaultServer() rawServer {
 			Rung: "auto", FirstQueue: 1337, QueueLength: 8192, TunnelPort: 1337, Flows: 1 << 20,
 			Timeouts: rawTimeouts{TCP: "15m", TCPSyn: "60s", TCPFin: "60s", UDP: "2m"},
 		},
+		Policy: Policy{
+			MaxModuleBytes: 16 << 20, MaxMemoryPages: 256, MaxDepth: 1024, LogBytes: 4096,
+			PickFuel: 400_000, CallFuel: 300_000_000, StartFuel: 300_000_000,
+		},
 		Control: "/var/run/caplance-server.sock",
 	}
 }
@@ -140,6 +157,7 @@ func ParseServer(path string, data []byte) (*Server, error) {
 		Control:  v.path("control", raw.Control),
 		Registry: v.registry(raw.Registry),
 		Datapath: v.datapath(raw.Datapath),
+		Policy:   v.policy(raw.Policy),
 		Services: v.services(raw.Service),
 	}
 	v.fail(raw.Log.Check(doc, "log"))
@@ -231,6 +249,17 @@ func (v *validator) datapath(raw rawDatapath) Datapath {
 			UDP:    v.duration("datapath.timeouts.udp", raw.Timeouts.UDP, time.Second, most),
 		},
 	}
+}
+
+func (v *validator) policy(p Policy) Policy {
+	v.integer("policy.max_module_bytes", p.MaxModuleBytes, 8, 1<<30)
+	v.integer("policy.max_memory_pages", p.MaxMemoryPages, 1, 1<<16)
+	v.integer("policy.max_depth", p.MaxDepth, 1, 1<<16)
+	v.integer("policy.log_bytes", p.LogBytes, 0, 1<<30)
+	v.integer("policy.pick_fuel", int(p.PickFuel), 1, 1<<40)
+	v.integer("policy.call_fuel", int(p.CallFuel), 1, 1<<40)
+	v.integer("policy.start_fuel", int(p.StartFuel), 1, 1<<40)
+	return p
 }
 
 var serviceName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)

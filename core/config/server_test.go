@@ -82,6 +82,7 @@ func TestParseServerRefuses(t *testing.T) {
 		{"negative queues", "[datapath]\nqueues = -1\n" + minimal, `c.toml:2: datapath.queues: -1 is out of range (0 to 256)`},
 		{"wrong type", "[datapath]\nqueues = \"two\"\n" + minimal, `c.toml:2: datapath.queues: "two" must be an integer`},
 		{"bad level", "[log]\nlevel = \"loud\"\n" + minimal, `c.toml:2: log.level: "loud" is not a level`},
+		{"no fuel", "[policy]\npick_fuel = 0\n" + minimal, `c.toml:2: policy.pick_fuel: 0 is out of range (1 to`},
 		{"relative socket", "control = \"x.sock\"\n" + minimal, `c.toml:1: control: "x.sock" is not an absolute path`},
 		{"no TOML", "[[service]\n", "c.toml:2"},
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/caplance/caplance/core"
+	"github.com/caplance/caplance/core/config"
 	"github.com/caplance/caplance/core/datapath"
 	"github.com/caplance/caplance/plugins/host"
 	"github.com/caplance/caplance/policies"
@@ -54,8 +55,8 @@ type servicePolicy struct {
 
 // loadPolicies reads, compiles and starts the services' policies. Its errors
 // name the service.
-func loadPolicies(ctx context.Context, services []*core.Service, workers int, log *slog.Logger) (_ *policySet, err error) {
-	rt, err := host.NewRuntime(ctx)
+func loadPolicies(ctx context.Context, cfg *config.Server, workers int, log *slog.Logger) (_ *policySet, err error) {
+	rt, err := host.NewRuntimeWith(ctx, limits(cfg.Policy))
 	if err != nil {
 		return nil, err
 	}
@@ -65,12 +66,19 @@ func loadPolicies(ctx context.Context, services []*core.Service, workers int, lo
 			err = errors.Join(err, set.close())
 		}
 	}()
-	for _, s := range services {
+	for _, s := range cfg.Services {
 		if err := set.start(ctx, s); err != nil {
 			return nil, fmt.Errorf("service %q: %w", s.Name, err)
 		}
 	}
 	return set, nil
+}
+
+func limits(p config.Policy) host.Limits {
+	return host.Limits{
+		ModuleBytes: p.MaxModuleBytes, MemoryPages: uint32(p.MaxMemoryPages), Depth: int64(p.MaxDepth), LogBytes: p.LogBytes,
+		PickFuel: p.PickFuel, CallFuel: p.CallFuel, StartFuel: p.StartFuel,
+	}
 }
 
 // start gives a service its first policy.

@@ -66,7 +66,7 @@ func (s *Server) Ready() <-chan struct{} { return s.ready }
 
 // Check compiles the configuration's policies and starts each once.
 func Check(ctx context.Context, cfg *config.Server) error {
-	p, err := loadPolicies(ctx, cfg.Services, 1, slog.New(slog.DiscardHandler))
+	p, err := loadPolicies(ctx, cfg, 1, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}
@@ -95,7 +95,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	if queues == 0 {
 		queues = runtime.NumCPU()
 	}
-	if s.policies, err = loadPolicies(ctx, s.cfg.Services, queues, s.log); err != nil {
+	if s.policies, err = loadPolicies(ctx, s.cfg, queues, s.log); err != nil {
 		return err
 	}
 	back.add(s.policies.close)

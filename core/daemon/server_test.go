@@ -18,6 +18,7 @@ import (
 	"github.com/caplance/caplance/core/packet"
 	"github.com/caplance/caplance/core/ruleset"
 	"github.com/caplance/caplance/e2e/require"
+	"github.com/caplance/caplance/plugins/host"
 	"go.uber.org/goleak"
 )
 
@@ -244,5 +245,16 @@ func TestBadPolicyNamesTheService(t *testing.T) {
 		if err := Check(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), `service "web"`) {
 			t.Errorf("%s: error %v", policy, err)
 		}
+	}
+}
+
+// What the configuration grants by default is what the host does.
+func TestPolicyLimitDefaults(t *testing.T) {
+	cfg, err := config.ParseServer("t.toml", []byte("[[service]]\nname = \"web\"\nvip = \"192.0.2.1\""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := limits(cfg.Policy), host.DefaultLimits(); got != want {
+		t.Errorf("%+v, the host's are %+v", got, want)
 	}
 }

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/caplance/caplance/core"
@@ -14,6 +15,9 @@ type tableState struct {
 	took       time.Duration
 	disruption float64 // of the last change: share of the slots moved without need
 	err        error
+
+	by       *version         // whose table it is,
+	backends []core.Candidate // and for whom
 }
 
 // tableMode says whether the service's policy fills a table.
@@ -56,12 +60,16 @@ func (s *Server) buildTable(ctx context.Context, sp *servicePolicy) {
 	if pool.Eligible == 0 {
 		return
 	}
+	backends := pool.Candidates()
 	sp.mu.Lock()
-	v := sp.current
+	v, last := sp.current, sp.table
 	sp.mu.Unlock()
+	if pool.Table != nil && last.err == nil && last.by == v && slices.Equal(last.backends, backends) {
+		return // what changed is nothing to the table
+	}
 	start := time.Now()
 	table, err := v.policy.BuildTable(ctx, s.policies.config(sp, v, 0), pool)
-	st := tableState{built: time.Now(), took: time.Since(start), err: err}
+	st := tableState{built: time.Now(), took: time.Since(start), err: err, by: v, backends: backends}
 	if err != nil {
 		s.log.Error("table not built: flows go by the one before, or by the lookup table", "service", sp.svc.Name, "err", err)
 	} else {

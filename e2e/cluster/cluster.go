@@ -17,6 +17,7 @@ import (
 	"net/rpc"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/caplance/caplance/core/control"
@@ -109,7 +110,7 @@ func New(o Options) (c *Cluster, err error) {
 }
 
 // Rewrite writes the balancer's configuration from the options.
-func (c *Cluster) Rewrite() error { return c.WriteServerConfig(c.serverConfig()) }
+func (c *Cluster) Rewrite() error { return c.WriteServerConfig(c.ServerConfig("")) }
 
 // ServerFile is the balancer's configuration file.
 func (c *Cluster) ServerFile() string { return c.serverFile }
@@ -128,7 +129,9 @@ func (c *Cluster) host(name string, n int) (*topology.Host, error) {
 	return h, c.Switch.Attach(h, "eth0", netip.PrefixFrom(addr4(n), 24), netip.PrefixFrom(addr6(n), 64))
 }
 
-func (c *Cluster) serverConfig() string {
+// ServerConfig is the balancer's configuration; perService is more TOML for
+// each of its services.
+func (c *Cluster) ServerConfig(perService string) string {
 	return fmt.Sprintf(`state_dir = %q
 control = %q
 %s
@@ -141,11 +144,12 @@ listen = "[::]:1338"
 read_timeout = %q
 sanity_timeout = "2s"
 drain_timeout = "30s"
-%s`, filepath.Join(c.Dir, "lb"), c.ServerSocket(), c.Options.Server, c.Rung, c.Timeout, c.Services(c.Policy))
+%s`, filepath.Join(c.Dir, "lb"), c.ServerSocket(), c.Options.Server, c.Rung, c.Timeout, c.Services(c.Policy, perService))
 }
 
-// Services is the TOML of the cluster's services under one policy.
-func (c *Cluster) Services(policy string) (toml string) {
+// Services is the TOML of the cluster's services under one policy, with more
+// lines for each.
+func (c *Cluster) Services(policy string, more ...string) (toml string) {
 	for _, s := range []struct {
 		name, proto string
 		vip         netip.Addr
@@ -156,7 +160,7 @@ func (c *Cluster) Services(policy string) (toml string) {
 		{"web6", "tcp", VIP6, fmt.Sprintf("%d, %d", HTTPPort, LinePort)},
 		{"echo6", "udp", VIP6, fmt.Sprint(UDPPort)},
 	} {
-		toml += fmt.Sprintf("[[service]]\nname = %q\nvip = %q\nprotocol = %q\nports = [%s]\npolicy = %q\n", s.name, s.vip, s.proto, s.ports, policy)
+		toml += fmt.Sprintf("[[service]]\nname = %q\nvip = %q\nprotocol = %q\nports = [%s]\npolicy = %q\n%s\n", s.name, s.vip, s.proto, s.ports, policy, strings.Join(more, "\n"))
 	}
 	return toml
 }
