@@ -19,6 +19,7 @@ static struct turn {
     uint32_t next, skip;
 } turns[CAPLANCE_MAX_BACKENDS];
 static uint64_t heaviest;
+static uint32_t alike;  /* all weigh the same: they simply take turns */
 static uint32_t filled; /* slots */
 
 static inline int by_id(uint32_t a, uint32_t b) { return backends[a].id < backends[b].id; }
@@ -53,6 +54,7 @@ static int maglev_begin(uint32_t n)
         const caplance_backend *b = &backends[order[i]];
         turns[i] = (struct turn){b->id, b->weight, 0, (uint32_t)(mix(b->id) % SLOTS),
             (uint32_t)(mix(b->id ^ 0xa5a5a5a5a5a5a5a5) % (SLOTS - 1) + 1)};
+        alike = !i || (alike && b->weight == heaviest);
         heaviest = b->weight > heaviest ? b->weight : heaviest;
     }
     for (uint32_t i = 0; i < n; i++)
@@ -66,14 +68,15 @@ static int maglev_begin(uint32_t n)
 static int maglev_fill(uint32_t most)
 {
     for (; most; most--) {
-        uint32_t i = position(tree[1]);
+        uint32_t i = alike ? filled % candidates : position(tree[1]);
         struct turn *t = &turns[i];
         while (slots[t->next] != EMPTY)
             step(t);
         slots[t->next] = (uint16_t)i;
         if (++filled == SLOTS)
             return 0;
-        tree_set(due(i, tree[1] >> POSITION_BITS));
+        if (!alike)
+            tree_set(due(i, tree[1] >> POSITION_BITS));
     }
     return 1;
 }
