@@ -36,7 +36,7 @@ var tools []tool
 
 func init() {
 	tools = []tool{
-		inspectTool, checkTool, benchTool, simulateTool,
+		newTool, inspectTool, checkTool, benchTool, simulateTool,
 	}
 }
 
