@@ -54,10 +54,10 @@ func carry(prev *core.Pool, was []counts, next *core.Pool) []counts {
 		if j, ok := prev.Find(m.Handle); ok {
 			now[i] = was[j]
 			joins[i] = j >= prev.Eligible
-			if from := prev.Members[j].Weight; from != m.Weight && from != 0 {
+			if from, to := share(&prev.Members[j]), share(m); from != to && from != 0 {
 				for _, k := range [...]int{countPackets, countBytes} {
 					c := &now[i][k]
-					c.offset = scale(c.shown(), from, m.Weight) - c.value
+					c.offset = scale(c.shown(), from, to) - c.value
 				}
 			}
 		}
@@ -66,7 +66,7 @@ func carry(prev *core.Pool, was []counts, next *core.Pool) []counts {
 		level, ok := lowest(next, now, k, func(i int) bool { return !joins[i] })
 		for i := range next.Members[:next.Eligible] {
 			if ok && joins[i] {
-				now[i][k].raise(level.of(next.Members[i].Weight))
+				now[i][k].raise(level.of(share(&next.Members[i])))
 			}
 		}
 	}
@@ -85,28 +85,28 @@ func settle(p *core.Pool, now []counts) {
 			continue
 		}
 		lacks := uint64(0)
-		if w := p.Members[i].Weight; ok && level.of(w) > c.value {
+		if w := share(&p.Members[i]); ok && level.of(w) > c.value {
 			lacks = level.of(w) - c.value
 		}
 		c.offset = min(c.offset, lacks)
 	}
 }
 
-// level is a counter per unit of weight, as a fraction.
-type level struct {
-	value  uint64
-	weight uint32
-}
+// share is the weight that counts in slow start, in thousandths.
+func share(m *core.Member) uint64 { return uint64(m.Weight) * uint64(m.Ramp) }
 
-// of is the counter that puts a backend of this weight on the level.
-func (l level) of(weight uint32) uint64 { return scale(l.value, l.weight, weight) }
+// level is a counter per unit of weight, as a fraction.
+type level struct{ value, share uint64 }
+
+// of is the counter that puts a backend of this share on the level.
+func (l level) of(share uint64) uint64 { return scale(l.value, l.share, share) }
 
 func (l level) below(m level) bool {
-	return float64(l.value)*float64(m.weight) < float64(m.value)*float64(l.weight)
+	return float64(l.value)*float64(m.share) < float64(m.value)*float64(l.share)
 }
 
 // scale is v·to/from; float64 holds it exactly enough for comparing loads.
-func scale(v uint64, from, to uint32) uint64 {
+func scale(v, from, to uint64) uint64 {
 	if from == to {
 		return v
 	}
@@ -116,7 +116,7 @@ func scale(v uint64, from, to uint32) uint64 {
 // lowest is the lowest level of kind k among the eligible members that count.
 func lowest(p *core.Pool, now []counts, k int, counted func(i int) bool) (low level, ok bool) {
 	for i := range p.Members[:p.Eligible] {
-		if l := (level{now[i][k].shown(), p.Members[i].Weight}); counted(i) && (!ok || l.below(low)) {
+		if l := (level{now[i][k].shown(), share(&p.Members[i])}); counted(i) && (!ok || l.below(low)) {
 			low, ok = l, true
 		}
 	}

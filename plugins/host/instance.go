@@ -256,7 +256,12 @@ func (in *instance) putCounts(counts []counts) {
 // putCount writes those counters of one entry that a pick changes.
 func (in *instance) putCount(i int, c *counts) {
 	if o := 4 * i; o < len(in.active) {
-		le.PutUint32(in.active[o:], uint32(min(c[countActive].shown(), math.MaxUint32)))
+		shown := c[countActive].shown()
+		// An offset alone must not make a backend look full.
+		if most := uint64(in.pool.Members[i].MaxFlows); most != 0 && c[countActive].value < most {
+			shown = min(shown, most-1)
+		}
+		le.PutUint32(in.active[o:], uint32(min(shown, math.MaxUint32)))
 	}
 	if o := 8 * i; o < len(in.packets) {
 		le.PutUint64(in.packets[o:], c[countPackets].shown())
