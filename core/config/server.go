@@ -127,7 +127,7 @@ func defaultServer() rawServer {
 		},
 		Policy: Policy{
 			MaxModuleBytes: 16 << 20, MaxMemoryPages: 256, MaxDepth: 1024, LogBytes: 4096,
-			PickFuel: 400_000, CallFuel: 300_000_000, StartFuel: 300_000_000,
+			PickFuel: 600_000, CallFuel: 300_000_000, StartFuel: 300_000_000,
 		},
 		Control: "/var/run/caplance-server.sock",
 	}

@@ -29,7 +29,7 @@ func DefaultLimits() Limits {
 		MemoryPages: MaxMemoryPages,
 		Depth:       1024,
 		LogBytes:    4096,
-		PickFuel:    500_000,
+		PickFuel:    600_000,
 		CallFuel:    300_000_000,
 		StartFuel:   300_000_000,
 	}

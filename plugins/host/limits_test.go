@@ -106,7 +106,7 @@ func TestBundledPoliciesFit(t *testing.T) {
 			s.SetPool(pool)
 			for k := range uint64(3000) {
 				if k%1000 == 0 {
-					s.Refresh(make([]uint32, tt.backends), nil, nil)
+					s.Refresh(counters[uint32](tt.backends), counters[uint64](tt.backends), counters[uint64](tt.backends))
 				}
 				f := flowOf(k)
 				s.Pick(&f)
@@ -122,6 +122,15 @@ func TestBundledPoliciesFit(t *testing.T) {
 			}
 		}
 	}
+}
+
+// counters are in no order.
+func counters[T uint32 | uint64](n int64) []T {
+	c := make([]T, n)
+	for i := range c {
+		c[i] = T(core.Mix(uint64(i)) >> 40)
+	}
+	return c
 }
 
 // A module may have as many functions as it likes, within max_module_bytes.
