@@ -17,6 +17,9 @@ func (s *Scheduler) Ended(e *core.FlowEnd) {
 	if s.shadow != nil {
 		s.shadow.Ended(e)
 	}
+	if r := s.recorder.Load(); r != nil {
+		r.ended(s.pool, e)
+	}
 	in := s.in
 	if in == nil || in.flowEndFn == nil || in.pool == nil {
 		return

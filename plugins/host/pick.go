@@ -35,6 +35,9 @@ func (s *Scheduler) Pick(f *core.NewFlow) (index int, by core.Decision) {
 	if s.shadow != nil {
 		s.ask(f, index)
 	}
+	if r := s.recorder.Load(); r != nil {
+		r.picked(s.pool, f, index, by)
+	}
 	return index, by
 }
 

@@ -50,6 +50,8 @@ type Scheduler struct {
 	shadow *Scheduler // nil: none
 	tally  atomic.Pointer[tally]
 	asked  core.NewFlow // what the shadow is asked; on the stack it would escape
+
+	recorder atomic.Pointer[Recorder]
 }
 
 // run is the time of one policy in a scheduler.
