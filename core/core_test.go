@@ -171,3 +171,26 @@ func BenchmarkNewLookup(b *testing.B) {
 		})
 	}
 }
+
+// A successor's backends get their predecessors' handles back, those from
+// another address do not, and in the end the seats are free again.
+func TestSeatsOutliveTheProcess(t *testing.T) {
+	svc := &Service{Name: "web"}
+	was := NewPoolBuilder(svc).Build([]Backend{backend("a", Active, 1), backend("b", Active, 1), backend("c", Active, 1)}, nil)
+	b := NewPoolBuilder(svc)
+	b.Restore(was.Seats())
+	moved := backend("b", Active, 5)
+	moved.Addr = netip.MustParseAddr("10.0.0.99")
+	p := b.Build([]Backend{backend("c", Active, 5), moved}, nil)
+	for _, m := range p.Members {
+		i, ok := was.Find(m.Handle)
+		if m.Name == "c" && (!ok || was.Members[i].Name != "c") || m.Name == "b" && ok {
+			t.Errorf("%s has the handle %#x", m.Name, m.Handle)
+		}
+	}
+	b.Forget()
+	p = b.Build([]Backend{backend("a", Active, 6)}, nil)
+	if _, ok := was.Find(p.Members[0].Handle); ok {
+		t.Error("a seat that was given up came back")
+	}
+}

@@ -2,6 +2,7 @@ package core
 
 import (
 	"cmp"
+	"net/netip"
 	"slices"
 	"time"
 )
@@ -70,6 +71,45 @@ type slot struct {
 	name  string // "" when free
 	since int64  // a re-registration is another membership
 	gen   uint16
+	kept  netip.Addr // of a predecessor's member that has not come back yet
+}
+
+// Seat is the slot of one member, as a successor restores it.
+type Seat struct {
+	Name string
+	Addr netip.Addr
+	Slot uint16
+	Gen  uint16
+}
+
+// Seats lists who holds which slot in p.
+func (p *Pool) Seats() []Seat {
+	out := make([]Seat, len(p.Members))
+	for i, m := range p.Members {
+		out[i] = Seat{m.Name, m.Addr, m.Handle.Slot(), uint16(m.Handle >> 16)}
+	}
+	return out
+}
+
+// Restore keeps a predecessor's seats for the backends that come back from the
+// same address, so that their handles stay what the kernel's flows say. It
+// comes before the first Build.
+func (b *PoolBuilder) Restore(seats []Seat) {
+	for _, s := range seats {
+		for len(b.slots) <= int(s.Slot) {
+			b.slots = append(b.slots, slot{})
+		}
+		b.slots[s.Slot] = slot{name: s.Name, gen: s.Gen, kept: s.Addr}
+	}
+}
+
+// Forget gives up the seats of those who have not come back.
+func (b *PoolBuilder) Forget() {
+	for i := range b.slots {
+		if b.slots[i].kept.IsValid() {
+			b.slots[i] = slot{gen: b.slots[i].gen}
+		}
+	}
 }
 
 // NewPoolBuilder starts with an empty pool.
@@ -183,7 +223,7 @@ func (m *Member) eligible() bool { return m.State == Active && m.Weight > 0 }
 func (b *PoolBuilder) release(backends []Backend) {
 	for i := range b.slots {
 		s := &b.slots[i]
-		if s.name == "" {
+		if s.name == "" || s.kept.IsValid() {
 			continue
 		}
 		if !slices.ContainsFunc(backends, func(be Backend) bool {
@@ -200,7 +240,11 @@ func (b *PoolBuilder) hold(be *Backend) Handle {
 	free := -1
 	for i := range b.slots {
 		s := &b.slots[i]
+		if s.name == be.Name && s.kept.IsValid() && s.kept != be.Addr {
+			*s = slot{gen: s.gen} // another machine by the same name
+		}
 		if s.name == be.Name {
+			s.since, s.kept = be.Since.UnixNano(), netip.Addr{}
 			return newHandle(uint16(i), s.gen)
 		}
 		if s.name == "" && (free < 0 || s.gen < b.slots[free].gen) {

@@ -94,8 +94,10 @@ func TestFullBackendIsPassedOver(t *testing.T) {
 	must(t, c.StartServer(t.Context()))
 	must(t, c.StartAgents(t.Context()))
 	got := byBackend(openLines(t, c, cluster.VIP4, 20))
-	// Each of the workers sees the others' flows a moment later.
-	if got["b1"] < 3 || got["b1"] > 5 {
-		t.Errorf("b1 takes 3 flows and got %v", got)
+	// A worker sees the others' flows a moment later, so each may fill it once.
+	stats, err := c.Control().Stats(t.Context())
+	must(t, err)
+	if most := 3 * len(stats.Queues); got["b1"] < 3 || got["b1"] > most {
+		t.Errorf("b1 takes 3 flows and got %v, at most %d", got, most)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,22 +14,29 @@ import (
 	"github.com/caplance/caplance/core"
 )
 
-// memory keeps the eligible backends of each service in a file, for the next
-// process: its flow tables are empty, and until the backends have registered
-// again a lookup table over those that have would send the flows of the others
-// astray.
+// memory keeps the pools of each service in a file, for the next process: its
+// flow tables are empty, and until the backends have registered again a lookup
+// table over those that have would send the flows of the others astray. The
+// flows that are left in the kernel name their backends by seat.
 type memory struct {
 	path  string
-	until time.Time                   // when the predecessor's backends are given up
-	old   map[string][]core.Candidate // the predecessor's pools, by service; nil when it no longer matters
-	now   map[string][]core.Candidate
+	until time.Time         // when the predecessor's backends are given up
+	old   map[string]memoir // the predecessor's pools, by service; empty when they no longer matter
+	now   map[string]memoir
 	saved []byte
+}
+
+// memoir is what is kept of a pool.
+type memoir struct {
+	Index      uint16           `json:"index"` // of the service
+	Candidates []core.Candidate `json:"candidates"`
+	Seats      []core.Seat      `json:"seats"`
 }
 
 // remember reads what a predecessor left. Pools older than maxAge are of no
 // use: the flows are gone. The backends in them have grace to come back.
 func remember(path string, maxAge, grace time.Duration) (*memory, error) {
-	m := &memory{path: path, until: time.Now().Add(grace), now: map[string][]core.Candidate{}}
+	m := &memory{path: path, until: time.Now().Add(grace), now: map[string]memoir{}}
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && time.Since(info.ModTime()) > maxAge {
 		return m, nil
@@ -47,19 +55,33 @@ func remember(path string, maxAge, grace time.Duration) (*memory, error) {
 }
 
 // before is the predecessor's pool of a service, while it matters.
-func (m *memory) before(service string) []core.Candidate { return m.old[service] }
+func (m *memory) before(service string) []core.Candidate { return m.old[service].Candidates }
+
+// recovering says whether backends of the predecessor are still waited for.
+func (m *memory) recovering() bool { return len(m.old) > 0 }
+
+// tells says whether the predecessor's seats are known for just these
+// services, in this order: only then do the kernel's flows mean anything.
+func (m *memory) tells(services []*core.Service) bool {
+	for _, s := range services {
+		if o, ok := m.old[s.Name]; !ok || o.Index != s.Index {
+			return false
+		}
+	}
+	return len(m.old) == len(services)
+}
 
 // observe notes a service's pool. A predecessor's pool is done with when all
 // its backends are back.
-func (m *memory) observe(service string, p *core.Pool) {
-	now := p.Candidates()
-	back := func(c core.Candidate) bool {
-		return slices.ContainsFunc(now, func(n core.Candidate) bool { return n.ID == c.ID })
+func (m *memory) observe(p *core.Pool) {
+	service := p.Service.Name
+	m.now[service] = memoir{p.Service.Index, p.Candidates(), p.Seats()}
+	for _, seat := range m.old[service].Seats {
+		if !slices.ContainsFunc(p.Members, func(b core.Member) bool { return b.Name == seat.Name }) {
+			return
+		}
 	}
-	if old, ok := m.old[service]; ok && !slices.ContainsFunc(old, func(c core.Candidate) bool { return !back(c) }) {
-		delete(m.old, service)
-	}
-	m.now[service] = now
+	delete(m.old, service)
 }
 
 // fade forgets the predecessor when its backends had their time, and says
@@ -74,13 +96,8 @@ func (m *memory) fade(now time.Time) bool {
 
 // save writes the pools, those of the predecessor where they still matter.
 func (m *memory) save() error {
-	all := map[string][]core.Candidate{}
-	for s, c := range m.now {
-		all[s] = c
-	}
-	for s, c := range m.old {
-		all[s] = c
-	}
+	all := maps.Clone(m.now)
+	maps.Copy(all, m.old)
 	data, err := json.Marshal(all)
 	if err != nil || slices.Equal(data, m.saved) {
 		return err

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caplance/caplance/core"
@@ -30,6 +31,8 @@ type pools struct {
 	paths    map[netip.Addr]forward.Path
 	kernel   *fastpath.Balancer // nil: userspace
 	port     uint16             // of the tunnel
+	adopt    func([]fastpath.Placed)
+	attached atomic.Bool // the kernel works by our pools, not a predecessor's
 
 	rebuild []chan struct{} // by Service.Index: a table is to be built
 }
@@ -40,7 +43,9 @@ func newPools(services []*core.Service, ledger *datapath.Ledger, m *memory, log 
 		paths: map[netip.Addr]forward.Path{},
 	}
 	for _, s := range services {
-		p.builders = append(p.builders, core.NewPoolBuilder(s))
+		b := core.NewPoolBuilder(s)
+		b.Restore(m.old[s.Name].Seats)
+		p.builders = append(p.builders, b)
 		p.rebuild = append(p.rebuild, make(chan struct{}, 1))
 	}
 	return p
@@ -64,7 +69,7 @@ func (p *pools) publish() {
 	built := make([]*core.Pool, len(p.services))
 	for i, s := range p.services {
 		built[i] = p.builders[i].Build(p.backends, p.memory.before(s.Name)).Inherit(p.out.Of(s.Index))
-		p.memory.observe(s.Name, built[i])
+		p.memory.observe(built[i])
 	}
 	for i, pool := range built {
 		was := p.out.Of(uint16(i))
@@ -107,6 +112,10 @@ func (p *pools) watch(ctx context.Context) error {
 		}
 		p.mu.Lock()
 		p.countKernel()
+		if err := p.takeOver(); err != nil {
+			p.mu.Unlock()
+			return err
+		}
 		if n%4 != 0 {
 			p.mu.Unlock()
 			continue

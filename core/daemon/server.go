@@ -142,11 +142,15 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	}
 	loops, stopLoops := s.startLoops(ctx)
 	back.add(stopLoops)
+	s.pools.adopt = func(flows []fastpath.Placed) { s.adopt(capture, flows) }
 	back.add(ruleset.Remove) // also the rules of a killed predecessor, whatever fails below
 	if s.method, err = capture.Apply(); err != nil {
 		return err
 	}
 	if err := addVIPs(journal, addrs, s.cfg.Services, s.log); err != nil {
+		return err
+	}
+	if err := s.pools.start(); err != nil {
 		return err
 	}
 	s.registry = registry.New(s.registryConfig(addrs, sane))
@@ -160,6 +164,7 @@ func (s *Server) serve(ctx context.Context, loops *errgroup.Group) error {
 	g.Go(func() error { return s.registry.Run(ctx) })
 	g.Go(func() error { return ctl.Run(ctx) })
 	g.Go(func() error { return s.pools.watch(ctx) })
+	g.Go(func() error { return s.beat(ctx) })
 	for _, sp := range s.policies.services {
 		g.Go(func() error { return s.keepTable(ctx, sp) })
 	}

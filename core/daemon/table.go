@@ -77,7 +77,9 @@ func (s *Server) buildTable(ctx context.Context, sp *servicePolicy) {
 			st.disruption = core.Disruption(pool.Table, table)
 		}
 		s.log.Info("table built", "service", sp.svc.Name, "policy", v.spec, "backends", pool.Eligible, "took", st.took, "disruption", st.disruption)
-		s.pools.publishTable(pool, table)
+		if !s.pools.publishTable(pool, table) {
+			return // the newer pool has asked for another
+		}
 	}
 	sp.mu.Lock()
 	sp.table = st
@@ -85,10 +87,14 @@ func (s *Server) buildTable(ctx context.Context, sp *servicePolicy) {
 }
 
 // publishTable publishes pool with a table, unless there is a newer pool.
-func (p *pools) publishTable(pool *core.Pool, t *core.Lookup) {
+func (p *pools) publishTable(pool *core.Pool, t *core.Lookup) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.out.Of(pool.Service.Index).Version == pool.Version {
-		p.out.Publish(pool.WithTable(t))
+	if p.out.Of(pool.Service.Index).Version != pool.Version {
+		return false
 	}
+	pool = pool.WithTable(t)
+	p.setLookup(pool)
+	p.out.Publish(pool)
+	return true
 }

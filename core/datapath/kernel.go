@@ -5,6 +5,7 @@ import (
 
 	"github.com/caplance/caplance/core"
 	"github.com/caplance/caplance/core/flow"
+	"github.com/caplance/caplance/core/packet"
 )
 
 // handOver gives a flow to the kernel once it is established, so that a flood
@@ -52,4 +53,31 @@ func (w *Worker) KernelPart(e *flow.Entry) (idle time.Duration, packets, bytes u
 		return 0, 0, 0, false
 	}
 	return w.Kernel.Look(&e.Key)
+}
+
+// Adopt makes an entry for a flow that a predecessor left in the kernel, or
+// takes it out where its backend has not come back. Inside Do.
+func (w *Worker) Adopt(k *core.FlowKey, service uint16, h core.Handle, idle time.Duration) {
+	if !w.fresh {
+		w.beginBatch()
+	}
+	hash := k.Hash(w.Services[service].Seed)
+	if w.table.Find(k, hash) != nil {
+		return
+	}
+	var e *flow.Entry
+	if _, ok := w.pools[service].Find(h); ok {
+		e = w.table.Insert(k, hash, w.now)
+	}
+	if e == nil {
+		w.Kernel.Remove(k)
+		return
+	}
+	e.Service, e.Backend, e.Kernel = service, h, true
+	w.book.began(e)
+	for range 2 { // a second packet establishes a flow of any protocol
+		w.table.Touch(e, packet.ACK, 0, w.now)
+	}
+	e.Packets = 0
+	e.Seen = w.now - uint32(idle/time.Millisecond)
 }

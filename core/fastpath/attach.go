@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
+	"strconv"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -19,12 +21,23 @@ type hook struct {
 
 // attach puts a program at the ingress of a link: by tcx from Linux 6.6 on,
 // else as a filter of the clsact qdisc.
-func attach(name string, prog *ebpf.Program) (hook, error) {
+// With a pin directory it outlives the process, and takes the place of what a
+// predecessor attached.
+func attach(name string, prog *ebpf.Program, pins string) (hook, error) {
 	index, err := linkIndex(name)
 	if err != nil {
 		return hook{}, fmt.Errorf("fast path: %w", err)
 	}
+	pin := filepath.Join(pins, "link_"+strconv.Itoa(index))
+	if pins != "" {
+		if l, ok := takeLink(pin, prog); ok {
+			return hook{l, "tcx"}, nil
+		}
+	}
 	l, err := link.AttachTCX(link.TCXOptions{Program: prog, Interface: index, Attach: ebpf.AttachTCXIngress})
+	if err == nil && pins != "" {
+		err = l.Pin(pin)
+	}
 	if err == nil {
 		return hook{l, "tcx"}, nil
 	}

@@ -32,6 +32,21 @@ type balanceFlowKey struct {
 	Pad   [3]uint8
 }
 
+type balanceService struct {
+	_     structs.HostLayout
+	Seed  uint64
+	Index uint32
+	Pad   uint32
+}
+
+type balanceServiceKey struct {
+	_     structs.HostLayout
+	Vip   [4]uint32
+	Port  uint16
+	Proto uint8
+	Pad   uint8
+}
+
 type balanceSum struct {
 	_       structs.HostLayout
 	Packets uint64
@@ -55,11 +70,14 @@ type balanceTarget struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	balanceMapCounters = "counters"
-	balanceMapFlows    = "flows"
-	balanceMapSums     = "sums"
-	balanceMapTargets  = "targets"
-	balanceProgBalance = "balance"
+	balanceMapCounters  = "counters"
+	balanceMapFlows     = "flows"
+	balanceMapHeartbeat = "heartbeat"
+	balanceMapLookup    = "lookup"
+	balanceMapServices  = "services"
+	balanceMapSums      = "sums"
+	balanceMapTargets   = "targets"
+	balanceProgBalance  = "balance"
 )
 
 // loadBalance returns the embedded CollectionSpec for balance.
@@ -111,10 +129,13 @@ type balanceProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type balanceMapSpecs struct {
-	Counters *ebpf.MapSpec `ebpf:"counters"`
-	Flows    *ebpf.MapSpec `ebpf:"flows"`
-	Sums     *ebpf.MapSpec `ebpf:"sums"`
-	Targets  *ebpf.MapSpec `ebpf:"targets"`
+	Counters  *ebpf.MapSpec `ebpf:"counters"`
+	Flows     *ebpf.MapSpec `ebpf:"flows"`
+	Heartbeat *ebpf.MapSpec `ebpf:"heartbeat"`
+	Lookup    *ebpf.MapSpec `ebpf:"lookup"`
+	Services  *ebpf.MapSpec `ebpf:"services"`
+	Sums      *ebpf.MapSpec `ebpf:"sums"`
+	Targets   *ebpf.MapSpec `ebpf:"targets"`
 }
 
 // balanceVariableSpecs contains global variables before they are loaded into the kernel.
@@ -143,16 +164,22 @@ func (o *balanceObjects) Close() error {
 //
 // It can be passed to loadBalanceObjects or ebpf.CollectionSpec.LoadAndAssign.
 type balanceMaps struct {
-	Counters *ebpf.Map `ebpf:"counters"`
-	Flows    *ebpf.Map `ebpf:"flows"`
-	Sums     *ebpf.Map `ebpf:"sums"`
-	Targets  *ebpf.Map `ebpf:"targets"`
+	Counters  *ebpf.Map `ebpf:"counters"`
+	Flows     *ebpf.Map `ebpf:"flows"`
+	Heartbeat *ebpf.Map `ebpf:"heartbeat"`
+	Lookup    *ebpf.Map `ebpf:"lookup"`
+	Services  *ebpf.Map `ebpf:"services"`
+	Sums      *ebpf.Map `ebpf:"sums"`
+	Targets   *ebpf.Map `ebpf:"targets"`
 }
 
 func (m *balanceMaps) Close() error {
 	return _BalanceClose(
 		m.Counters,
 		m.Flows,
+		m.Heartbeat,
+		m.Lookup,
+		m.Services,
 		m.Sums,
 		m.Targets,
 	)

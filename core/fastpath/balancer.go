@@ -3,8 +3,9 @@
 // them out. Userspace places each flow and keeps its state; what the programs
 // do not know they pass on to it. It is the only importer of cilium/ebpf.
 //
-//	b, err := fastpath.OpenBalancer([]string{"eth0"}, 1<<20)
+//	b, err := fastpath.OpenBalancer(fastpath.Config{Links: []string{"eth0"}, …})
 //	err = b.SetTarget(fastpath.Target{…})
+//	err = b.Attach()
 //	ok := b.Add(&key, service, handle) // from now on its packets stay in the kernel
 package fastpath
 
@@ -13,6 +14,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/caplance/caplance/core"
@@ -22,43 +26,101 @@ import (
 )
 
 // Balancer is the program at the ingress of the balancer's links. Its methods
-// may be called concurrently.
+// may be called concurrently, except Attach and Close.
 type Balancer struct {
+	cfg   Config
+	pins  string
 	objs  balanceObjects
 	hooks []hook
+
+	mu      sync.Mutex
+	written map[uint16][]uint32 // the lookup tables as the program has them, by service
+
+	// Inherited says that a predecessor's flows were found, and that its
+	// program goes on until Attach.
+	Inherited bool
 }
 
-// OpenBalancer loads the program with room for a number of flows and attaches
-// it to the links.
-func OpenBalancer(links []string, flows int) (*Balancer, error) {
-	if len(links) == 0 {
+// Config is what a balancer's fast path is made with.
+type Config struct {
+	Links    []string // to attach to
+	Flows    int      // room for that many
+	Services []*core.Service
+	StateDir string // below it all is kept that outlives the process
+}
+
+// OpenBalancer loads the program and the maps, a predecessor's where there is
+// one with the same layout. Attach puts it to work.
+func OpenBalancer(cfg Config) (*Balancer, error) {
+	if len(cfg.Links) == 0 {
 		return nil, errors.New("fast path: no Ethernet link has an address")
 	}
 	if err := rlimit.RemoveMemlock(); err != nil { // kernels before 5.11 account maps there
 		return nil, fmt.Errorf("fast path: memory lock limit: %w", err)
 	}
-	spec, err := loadBalance()
+	pins, err := mountPins(cfg.StateDir)
 	if err != nil {
-		return nil, fmt.Errorf("fast path: %w", err)
+		return nil, err
 	}
-	spec.Maps["flows"].MaxEntries = uint32(flows)
-	b := &Balancer{}
-	if err := spec.LoadAndAssign(&b.objs, nil); err != nil {
-		return nil, fmt.Errorf("fast path: load: %w", err)
-	}
-	for _, name := range links {
-		h, err := attach(name, b.objs.Balance)
-		if err != nil {
-			return nil, errors.Join(err, b.Close())
+	b := &Balancer{cfg: cfg, pins: pins, written: map[uint16][]uint32{}}
+	_, err = os.Stat(filepath.Join(pins, "flows"))
+	b.Inherited = err == nil
+	err = b.load()
+	if errors.Is(err, ebpf.ErrMapIncompatible) { // another size: the old flows are lost
+		if err = Unload(cfg.StateDir); err == nil {
+			_, err = mountPins(cfg.StateDir)
 		}
-		b.hooks = append(b.hooks, h)
+		if err == nil {
+			b.Inherited = false
+			err = b.load()
+		}
+	}
+	if err == nil {
+		err = b.setServices()
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("fast path: load: %w", err), b.objs.Close(), b.unloadOwn())
 	}
 	return b, nil
 }
 
-// Close detaches the program; packets go by userspace again.
+func (b *Balancer) load() error {
+	spec, err := loadBalance()
+	if err != nil {
+		return err
+	}
+	spec.Maps["flows"].MaxEntries = uint32(b.cfg.Flows)
+	spec.Maps["lookup"].MaxEntries = core.LookupSize * uint32(max(len(b.cfg.Services), 1))
+	for _, name := range pinned {
+		spec.Maps[name].Pinning = ebpf.PinByName
+	}
+	return spec.LoadAndAssign(&b.objs, &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: b.pins}})
+}
+
+// unloadOwn removes the pins that this process made, not a predecessor's.
+func (b *Balancer) unloadOwn() error {
+	if b.Inherited {
+		return nil
+	}
+	return Unload(b.cfg.StateDir)
+}
+
+// Attach puts the program at the links' ingress; a predecessor's goes.
+func (b *Balancer) Attach() error {
+	for _, name := range b.cfg.Links {
+		h, err := attach(name, b.objs.Balance, b.pins)
+		if err != nil {
+			return err
+		}
+		b.hooks = append(b.hooks, h)
+	}
+	return nil
+}
+
+// Close detaches the program and forgets the flows: packets go by userspace
+// again.
 func (b *Balancer) Close() error {
-	var errs []error
+	errs := []error{Unload(b.cfg.StateDir)}
 	for _, h := range b.hooks {
 		errs = append(errs, h.Close())
 	}
@@ -159,7 +221,7 @@ func (b *Balancer) Look(k *core.FlowKey) (idle time.Duration, packets, bytes uin
 }
 
 // counterNames are what Counters tells, in the order of the program.
-var counterNames = [...]string{"kernel_forwarded", "kernel_too_long", "kernel_paused", "kernel_failed"}
+var counterNames = [...]string{"kernel_forwarded", "kernel_too_long", "kernel_paused", "kernel_failed", "kernel_placed"}
 
 // Counters adds the program's counters to a map by name.
 func (b *Balancer) Counters(m map[string]uint64) {

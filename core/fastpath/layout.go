@@ -13,6 +13,14 @@ func words(a [16]byte) (w [4]uint32) {
 	return w
 }
 
+// octets is the inverse of words.
+func octets(w [4]uint32) (a [16]byte) {
+	for i := range w {
+		binary.NativeEndian.PutUint32(a[4*i:], w[i])
+	}
+	return a
+}
+
 func address(a netip.Addr) [4]uint32 { return words(a.As16()) }
 
 // network is a port as it stands in a packet.

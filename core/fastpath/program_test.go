@@ -3,6 +3,7 @@ package fastpath
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"net/netip"
 	"testing"
 	"time"
@@ -69,11 +70,22 @@ func key(src, dst netip.AddrPort, proto uint8) *core.FlowKey {
 	return &core.FlowKey{Src: src.Addr().As16(), Dst: dst.Addr().As16(), SrcPort: src.Port(), DstPort: dst.Port(), Proto: proto}
 }
 
+func testConfig(t *testing.T, link string) Config {
+	return Config{Links: []string{link}, Flows: 1024, StateDir: t.TempDir(), Services: []*core.Service{
+		{Index: 0, Name: "other", VIP: netip.MustParseAddr("192.0.2.99"), Protos: []uint8{6}, Ports: []core.PortRange{core.AllPorts}},
+		{Index: 1, Name: "web", VIP: vip4.Addr(), Protos: []uint8{6, 17}, Ports: []core.PortRange{{First: 443, Last: 444}}, Seed: 4711},
+		{Index: 2, Name: "web6", VIP: vip6.Addr(), Protos: []uint8{6, 17}, Ports: []core.PortRange{core.AllPorts}, Seed: 4712},
+	}}
+}
+
 func openBalancer(t *testing.T) *Balancer {
 	t.Helper()
 	name, index := testLink(t)
-	b, err := OpenBalancer([]string{name}, 1024)
+	b, err := OpenBalancer(testConfig(t, name))
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(b.Attach(), b.Beat()); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

@@ -33,7 +33,7 @@ func OpenReceiver(link string, port uint16) (*Receiver, error) {
 	if err := spec.LoadAndAssign(&r.objs, nil); err != nil {
 		return nil, fmt.Errorf("fast path: load: %w", err)
 	}
-	if r.hook, err = attach(link, r.objs.Receive); err != nil {
+	if r.hook, err = attach(link, r.objs.Receive, ""); err != nil {
 		return nil, errors.Join(err, r.objs.Close())
 	}
 	return r, nil

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/caplance/caplance/core/control"
+	"github.com/caplance/caplance/core/fastpath"
 	"github.com/caplance/caplance/e2e/topology"
 )
 
@@ -272,6 +273,7 @@ func (c *Cluster) Close() error {
 	if c.Net != nil {
 		errs = append(errs, c.Net.Close())
 	}
+	errs = append(errs, fastpath.Unload(filepath.Join(c.Dir, "lb"))) // of a balancer that was killed
 	return errors.Join(errs...)
 }
 

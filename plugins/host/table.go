@@ -9,8 +9,9 @@ import (
 	"github.com/caplance/caplance/plugins/abi"
 )
 
-// maxTableCalls bounds how often caplance_table may ask to be called again.
-const maxTableCalls = 10_000
+// maxTableCalls bounds how often caplance_table may ask to be called again, and
+// with call_fuel how long a table may take.
+const maxTableCalls = 100
 
 // HasTable says whether the policy fills a lookup table beforehand, so that its
 // flows are placed without asking it (table mode).

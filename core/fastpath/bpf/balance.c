@@ -6,6 +6,10 @@
  * backend and out again, without meeting the stack. All else is passed on, and
  * so reaches the NFQUEUE rules: new flows, TCP's SYN, FIN and RST (userspace
  * keeps the flow's state by them), fragments, options, what is too long.
+ *
+ * While the daemon is dead nobody listens there. Then the program places new
+ * flows itself, by the last lookup table that the daemon left, and lets SYN,
+ * FIN and RST go to their flow's backend.
  */
 #include "packet.h"
 
@@ -51,6 +55,47 @@ struct {
 	__uint(max_entries, 1 << 16);
 } targets SEC(".maps");
 
+/* A VIP's port, or all of them (0), and its service. */
+struct service_key {
+	__be32 vip[4];
+	__be16 port;
+	__u8 proto, pad;
+};
+
+struct service {
+	__u64 seed; /* of the flow hash */
+	__u32 index;
+	__u32 pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct service_key);
+	__type(value, struct service);
+	__uint(max_entries, 1 << 18);
+} services SEC(".maps");
+
+#define SLOTS 65537 /* core.LookupSize */
+
+/* The lookup tables, SLOTS for each service: slot of the target plus 1, or 0. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(max_entries, SLOTS);
+} lookup SEC(".maps");
+
+/* When the daemon was last alive, bpf_ktime_get_ns. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(max_entries, 1);
+} heartbeat SEC(".maps");
+
+#define SILENCE 2000000000ULL /* ns: after that the daemon is dead */
+
 /* What was forwarded to each target, without the rivalry of CPUs. */
 struct sum {
 	__u64 packets, bytes;
@@ -64,7 +109,7 @@ struct {
 	__uint(max_entries, 1 << 16);
 } sums SEC(".maps");
 
-enum { FORWARDED, TOO_LONG, PAUSED, FAILED, COUNTERS };
+enum { FORWARDED, TOO_LONG, PAUSED, FAILED, PLACED, COUNTERS };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -108,17 +153,19 @@ INLINE int parse(struct __sk_buff *skb, struct flow_key *k)
 	return 0;
 }
 
-/* ports completes the key; false to pass. */
+#define EDGE 2 /* SYN, FIN or RST */
+
+/* ports completes the key; 0 to pass, EDGE for what changes a flow's state. */
 INLINE int ports(struct __sk_buff *skb, struct flow_key *k, int header)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	if (k->proto == IPPROTO_TCP) {
 		struct tcphdr *t = data + sizeof(struct ethhdr) + header;
-		if ((void *)(t + 1) > end || t->syn || t->fin || t->rst)
+		if ((void *)(t + 1) > end)
 			return 0;
 		k->sport = t->source;
 		k->dport = t->dest;
-		return 1;
+		return t->syn || t->fin || t->rst ? EDGE : 1;
 	}
 	if (k->proto == IPPROTO_UDP) {
 		struct udphdr *u = data + sizeof(struct ethhdr) + header;
@@ -129,6 +176,65 @@ INLINE int ports(struct __sk_buff *skb, struct flow_key *k, int header)
 		return 1;
 	}
 	return 0;
+}
+
+INLINE int dead(void)
+{
+	__u32 zero = 0;
+	__u64 *beat = bpf_map_lookup_elem(&heartbeat, &zero);
+	return !beat || bpf_ktime_get_ns() - *beat > SILENCE;
+}
+
+/* mix and hash are those of core.FlowKey. */
+INLINE __u64 mix(__u64 x)
+{
+	x ^= x >> 32;
+	x *= 0xd6e8feb86659fd93ULL;
+	x ^= x >> 32;
+	x *= 0xd6e8feb86659fd93ULL;
+	return x ^ x >> 32;
+}
+
+INLINE __u64 word(const __be32 a[4], int i)
+{
+	return (__u64)bpf_ntohl(a[i]) << 32 | bpf_ntohl(a[i + 1]);
+}
+
+INLINE __u64 hash(const struct flow_key *k, __u64 seed)
+{
+	__u64 h = mix(seed ^ 0x9e3779b97f4a7c15ULL);
+	h = mix(h ^ word(k->src, 0));
+	h = mix(h ^ word(k->src, 2));
+	h = mix(h ^ word(k->dst, 0));
+	h = mix(h ^ word(k->dst, 2));
+	return mix(h ^ ((__u64)bpf_ntohs(k->sport) << 32 | (__u64)bpf_ntohs(k->dport) << 16 | k->proto));
+}
+
+/* place gives a flow that the daemon never saw a backend, by the lookup table. */
+INLINE struct flow *place(struct flow_key *k)
+{
+	struct service_key sk = {.port = k->dport, .proto = k->proto};
+	__builtin_memcpy(sk.vip, k->dst, sizeof(sk.vip));
+	struct service *s = bpf_map_lookup_elem(&services, &sk);
+	if (!s) {
+		sk.port = 0;
+		s = bpf_map_lookup_elem(&services, &sk);
+		if (!s)
+			return 0;
+	}
+	__u32 at = s->index * SLOTS + (__u32)(hash(k, s->seed) % SLOTS);
+	__u32 *slot = bpf_map_lookup_elem(&lookup, &at);
+	if (!slot || !*slot)
+		return 0;
+	struct flow f = {.target = s->index << 16 | (*slot - 1)};
+	struct target *t = bpf_map_lookup_elem(&targets, &f.target);
+	if (!t)
+		return 0;
+	f.handle = t->handle;
+	if (bpf_map_update_elem(&flows, k, &f, BPF_ANY))
+		return 0;
+	count(PLACED, 1);
+	return bpf_map_lookup_elem(&flows, k);
 }
 
 /* The source port spreads flows over paths and queues (RFC 7510, §5.1). */
@@ -186,11 +292,20 @@ int balance(struct __sk_buff *skb)
 		return PASS;
 	struct flow_key k = {};
 	int header = parse(skb, &k);
-	if (!header || !ports(skb, &k, header))
+	if (!header)
+		return PASS;
+	int kind = ports(skb, &k, header);
+	if (!kind)
 		return PASS;
 	struct flow *f = bpf_map_lookup_elem(&flows, &k);
-	if (!f)
-		return PASS;
+	if (!f || kind == EDGE) {
+		if (!dead())
+			return PASS;
+		if (!f)
+			f = place(&k);
+		if (!f)
+			return PASS;
+	}
 	struct target *t = bpf_map_lookup_elem(&targets, &f->target);
 	if (!t || t->handle != f->handle)
 		return PASS; /* its backend left: userspace places the flow anew */

@@ -1,0 +1,140 @@
+package fastpath
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/caplance/caplance/core"
+	"github.com/caplance/caplance/core/packet"
+	"github.com/caplance/caplance/core/packet/packettest"
+)
+
+// die makes the daemon look dead to the program.
+func die(t *testing.T, b *Balancer) {
+	t.Helper()
+	if err := b.objs.Heartbeat.Put(uint32(0), uint64(0)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// poolFor makes a pool of n backends 10.0.1.0, 10.0.1.1 … and tells the program
+// of it.
+func poolFor(t *testing.T, b *Balancer, s *core.Service, n int) *core.Pool {
+	t.Helper()
+	var backends []core.Backend
+	for i := range n {
+		backends = append(backends, core.Backend{
+			Name: fmt.Sprintf("b%d", i), Weight: 1, Since: time.Unix(1, 0), Addr: netip.AddrFrom4([4]byte{10, 0, 1, byte(i)}),
+		})
+	}
+	p := core.NewPoolBuilder(s).Build(backends, nil)
+	for _, m := range p.Members {
+		if err := b.SetTarget(Target{Service: s.Index, Handle: m.Handle, Addr: m.Addr, Source: lb4, Link: 1, MTU: 1472, Port: 1337}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.SetLookup(p); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// While the daemon is dead the program places new flows as the daemon's lookup
+// table would: the two hash alike. Known flows get all their packets.
+func TestDeadDaemon(t *testing.T) {
+	b := openBalancer(t)
+	for _, tt := range []struct {
+		s   *core.Service
+		vip netip.AddrPort
+	}{{b.cfg.Services[1], vip4}, {b.cfg.Services[2], vip6}} {
+		pool := poolFor(t, b, tt.s, 5)
+		die(t, b)
+		for i := range 200 {
+			client := netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, byte(i), 7}), uint16(10000+i))
+			if tt.vip.Addr().Is6() {
+				client = netip.AddrPortFrom(netip.MustParseAddr(fmt.Sprintf("2001:db8::%x", i+1)), uint16(10000+i))
+			}
+			k := key(client, tt.vip, 6)
+			want := pool.Members[pool.Lookup.At(k.Hash(tt.s.Seed))].Addr
+			for _, flags := range []uint8{packet.SYN, packet.ACK, packet.FIN | packet.ACK} {
+				in := packettest.TCP(client, tt.vip, flags, nil)
+				verdict, out := run(t, b.objs.Balance, frame(in))
+				if verdict != redirect {
+					t.Fatalf("flow %d, flags %#x: verdict %d", i, flags, int32(verdict))
+				}
+				checkOuter(t, out, want, in)
+			}
+		}
+		if err := b.Beat(); err != nil {
+			t.Fatal(err)
+		}
+		fresh := packettest.TCP(netip.AddrPortFrom(tt.vip.Addr().Next(), 5), tt.vip, packet.SYN, nil)
+		if verdict, _ := run(t, b.objs.Balance, frame(fresh)); verdict != pass {
+			t.Errorf("a living daemon's flow was placed for it: verdict %d", int32(verdict))
+		}
+	}
+	die(t, b)
+	for name, to := range map[string]netip.AddrPort{
+		"port of no service":      netip.AddrPortFrom(vip4.Addr(), 80),
+		"address of no service":   netip.MustParseAddrPort("192.0.2.77:443"),
+		"service without backend": netip.MustParseAddrPort("192.0.2.99:80"),
+	} {
+		if verdict, _ := run(t, b.objs.Balance, frame(packettest.TCP(client4, to, packet.SYN, nil))); verdict != pass {
+			t.Errorf("%s: verdict %d", name, int32(verdict))
+		}
+	}
+	placed := 0
+	if err := b.Each(func(p Placed) {
+		placed++
+		if p.Key.DstPort != 443 || p.Idle > time.Minute {
+			t.Errorf("%+v", p)
+		}
+	}); err != nil || placed != 400 {
+		t.Errorf("%d flows placed: %v", placed, err)
+	}
+}
+
+// A successor finds the flows of a killed process and its program at work,
+// takes both over, and in the end nothing is left.
+func TestSuccession(t *testing.T) {
+	b := openBalancer(t)
+	cfg := b.cfg
+	k := key(client4, vip4, 6)
+	b.Add(k, 1, 1<<16|1)
+	next, err := OpenBalancer(cfg) // b was killed: it closes nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !next.Inherited {
+		t.Error("nothing inherited")
+	}
+	if _, _, _, ok := next.Look(k); !ok {
+		t.Error("the flow is lost")
+	}
+	if err := next.Attach(); err != nil {
+		t.Fatal(err)
+	}
+	if err := next.Keep(func(_ uint16, h core.Handle) bool { return h != 1<<16|1 }); err != nil {
+		t.Fatal(err)
+	}
+	if verdict, _ := run(t, next.objs.Balance, frame(packettest.TCP(client4, vip4, packet.ACK, nil))); verdict != pass {
+		t.Errorf("a target that did not come back is used: verdict %d", int32(verdict))
+	}
+	if err := next.Close(); err != nil {
+		t.Fatal(err)
+	}
+	// Another size cannot be adopted: it starts afresh.
+	if next, err = OpenBalancer(cfg); err != nil || next.Inherited {
+		t.Fatalf("after a clean end: inherited %v, %v", next.Inherited, err)
+	}
+	cfg.Flows *= 2
+	other, err := OpenBalancer(cfg)
+	if err != nil || other.Inherited {
+		t.Fatalf("another size: inherited %v, %v", other.Inherited, err)
+	}
+	if err := other.Close(); err != nil {
+		t.Error(err)
+	}
+}
