@@ -18,6 +18,7 @@ type tool struct {
 	name, takes, summary string
 	operands             int // exactly
 	example              string
+	writes               bool // -o is a file of its own
 	run                  func(ctx context.Context, d *desk) error
 	flags                func(d *desk)
 }
@@ -36,7 +37,7 @@ var tools []tool
 
 func init() {
 	tools = []tool{
-		newTool, inspectTool, checkTool, benchTool, simulateTool,
+		newTool, inspectTool, checkTool, benchTool, simulateTool, recordTool, replayTool,
 	}
 }
 
@@ -77,7 +78,10 @@ func (d *desk) parse(t *tool) error {
 	d.fs = flag.NewFlagSet("policy "+t.name, flag.ContinueOnError)
 	d.fs.SetOutput(io.Discard)
 	d.fs.Usage = func() {}
-	d.fs.StringVar(&d.output, "o", "table", "how to print: table or json `FORMAT`")
+	d.output = "table"
+	if !t.writes {
+		d.fs.StringVar(&d.output, "o", "table", "how to print: `FORMAT` table or json")
+	}
 	if t.flags != nil {
 		t.flags(d)
 	}

@@ -1,8 +1,11 @@
 package control
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/netip"
@@ -228,5 +231,52 @@ func TestBalancerSocket(t *testing.T) {
 	}
 	if err := c.get(ctx, "flows?limit=many", nil); err == nil || !strings.Contains(err.Error(), `limit "many" is not a number`) {
 		t.Error(err)
+	}
+}
+
+// recorder writes what it was asked for, then fails.
+type recorder struct{}
+
+func (recorder) Record(ctx context.Context, service string, picks int, w io.Writer) error {
+	if service != "web" {
+		return errors.New("service is unknown")
+	}
+	fmt.Fprintf(w, "%d picks", picks)
+	if picks == 0 { // until the client hangs up
+		<-ctx.Done()
+	}
+	return ctx.Err()
+}
+
+// hangUp ends a recording when something of it has come.
+type hangUp struct {
+	got    bytes.Buffer
+	cancel context.CancelFunc
+}
+
+func (h *hangUp) Write(b []byte) (int, error) {
+	h.cancel()
+	return h.got.Write(b)
+}
+
+func TestRecordings(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s.sock")
+	s := NewServer(path, new(fakeSource), new(fakePolicies))
+	s.OfferRecordings(recorder{})
+	serve(t, s.Run, s.Ready())
+	var out bytes.Buffer
+	if err := Dial(path).Record(t.Context(), "web", 7, &out); err != nil || out.String() != "7 picks" {
+		t.Errorf("%q, %v", out.String(), err)
+	}
+	if err := Dial(path).Record(t.Context(), "dns", 7, &out); err == nil || err.Error() != "service is unknown" {
+		t.Error(err)
+	}
+	if err := Dial(path).Record(t.Context(), "web", -1, &out); err == nil || !strings.Contains(err.Error(), `picks "-1" is not a number`) {
+		t.Error(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	h := &hangUp{cancel: cancel}
+	if err := Dial(path).Record(ctx, "web", 0, h); err != nil || h.got.String() != "0 picks" {
+		t.Errorf("%q, %v", h.got.String(), err)
 	}
 }

@@ -48,6 +48,8 @@ type servicePolicy struct {
 	svc        *core.Service
 	schedulers []*host.Scheduler // by worker
 
+	recording sync.Mutex // held while it is recorded
+
 	mu                        sync.Mutex // guards what follows
 	current, previous, shadow *version
 	table                     tableState

@@ -161,6 +161,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 func (s *Server) serve(ctx context.Context, loops *errgroup.Group) error {
 	g, ctx := errgroup.WithContext(ctx)
 	ctl := control.NewServer(s.cfg.Control, s, s)
+	ctl.OfferRecordings(s)
 	g.Go(func() error { return s.registry.Run(ctx) })
 	g.Go(func() error { return ctl.Run(ctx) })
 	g.Go(func() error { return s.pools.watch(ctx) })

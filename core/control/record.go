@@ -1,0 +1,82 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+)
+
+// Recorder writes what a service's policy is asked and answers to w, in the
+// format of plugins/workbench/record, until there are so many picks, 0 for no
+// end, or ctx ends. An error before the first byte refuses.
+type Recorder interface {
+	Record(ctx context.Context, service string, picks int, w io.Writer) error
+}
+
+// OfferRecordings adds recordings to what the socket offers. Call it before
+// Run.
+func (s *Server) OfferRecordings(rec Recorder) {
+	s.mux.HandleFunc("GET /v1/policies/record", func(w http.ResponseWriter, r *http.Request) {
+		q := r.URL.Query()
+		picks, err := strconv.Atoi(q.Get("picks"))
+		if err != nil || picks < 0 {
+			http.Error(w, fmt.Sprintf("picks %q is not a number", q.Get("picks")), http.StatusBadRequest)
+			return
+		}
+		out := &stream{w: w, flush: http.NewResponseController(w).Flush}
+		if err := rec.Record(r.Context(), q.Get("service"), picks, out); err != nil && !out.begun {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+		}
+	})
+}
+
+// stream sends every write at once.
+type stream struct {
+	w     http.ResponseWriter
+	flush func() error
+	begun bool
+}
+
+func (s *stream) Write(b []byte) (int, error) {
+	if !s.begun {
+		s.begun = true
+		s.w.Header().Set("Content-Type", "application/octet-stream")
+	}
+	n, err := s.w.Write(b)
+	if err == nil {
+		err = s.flush()
+	}
+	return n, err
+}
+
+// Record copies a recording of a service to w until there are so many picks, 0
+// for no end, or ctx ends, which is no error.
+func (c *Client) Record(ctx context.Context, service string, picks int, w io.Writer) error {
+	q := url.Values{"service": {service}, "picks": {strconv.Itoa(picks)}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://caplance/v1/policies/record?"+q.Encode(), http.NoBody)
+	if err != nil {
+		return fmt.Errorf("balancer at %s: %w", c.path, err)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return fmt.Errorf("balancer at %s: %w (is caplance server running, and may you open its socket?)", c.path, errors.Unwrap(err))
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<14))
+		if resp.StatusCode == http.StatusInternalServerError { // it refused, and says why
+			return errors.New(strings.TrimSpace(string(text)))
+		}
+		return fmt.Errorf("balancer at %s: %s: %s", c.path, resp.Status, bytes.TrimSpace(text))
+	}
+	if _, err := io.Copy(w, resp.Body); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("balancer at %s: recording: %w", c.path, err)
+	}
+	return nil
+}
