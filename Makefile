@@ -13,7 +13,8 @@ export GOFLAGS += -buildvcs=false
 endif
 
 FUZZTIME ?= 20s
-FUZZ := core/packet:FuzzParse core/verdict:FuzzParse core/registry:FuzzParse
+FUZZ := core/packet:FuzzParse core/verdict:FuzzParse core/registry:FuzzParse \
+	plugins/fuel:FuzzMeter policies:FuzzGuestsEqualTheirTwins
 ROOT := $(shell [ $$(id -u) = 0 ] && echo yes)
 
 .PHONY: help build demo unit race fuzz e2e test bench policies generate lint clean need-root
@@ -34,7 +35,7 @@ race:
 	else echo "no C compiler: testing without the race detector"; $(GO) test -timeout 10m ./cmd/... ./core/... ./plugins/... ./policies/... ./tools/...; fi
 
 fuzz:
-	@set -e; for t in $(FUZZ); do echo "fuzz $$t $(FUZZTIME)"; $(GO) test -run '^$$' -fuzz "^$${t#*:}$$" -fuzztime $(FUZZTIME) ./$${t%:*}; done
+	@set -e; for t in $(FUZZ); do echo "fuzz $$t $(FUZZTIME)"; $(GO) test -run '^$$' -fuzz "^$${t#*:}$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 5x ./$${t%:*}; done
 
 e2e: build need-root ## end-to-end tests in network namespaces, on every rung (root)
 	@set -e; for rung in tc userspace; do echo "rung $$rung"; \
