@@ -62,6 +62,11 @@ func footprint(t testing.TB, h *topology.Host) string {
 			}
 			fmt.Fprintf(&b, "%s: %d sockets\n", f, strings.Count(string(data), "\n"))
 		}
+		mounts, err := os.ReadFile("/proc/self/mounts")
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(&b, "%d BPF file systems\n", strings.Count(string(mounts), " bpf "))
 		return nil
 	}))
 	return b.String()
@@ -119,6 +124,30 @@ func TestKillIsReclaimed(t *testing.T) {
 	must(t, c.StopServer())
 	same(t, "balancer", lb, footprint(t, c.LB))
 	same(t, "backend", backend, footprint(t, b.Host))
+}
+
+// unload takes back what a killed balancer left, and refuses while one runs.
+func TestUnload(t *testing.T) {
+	c := prepare(t, cluster.Options{Backends: 1})
+	before := footprint(t, c.LB)
+	must(t, c.StartServer(t.Context()))
+	unload := func() error {
+		p, err := c.LB.Start(filepath.Join(c.Bin, "caplance"), "unload", "-c", c.ServerFile())
+		must(t, err)
+		<-p.Done()
+		if p.Err() != nil {
+			return fmt.Errorf("%w: %s", p.Err(), p.Output())
+		}
+		return nil
+	}
+	if err := unload(); err == nil || !strings.Contains(err.Error(), "another running instance") {
+		t.Errorf("while the balancer runs: %v", err)
+	}
+	c.Server.Kill()
+	for range 2 {
+		must(t, unload())
+		same(t, "balancer", before, footprint(t, c.LB))
+	}
 }
 
 // A start that fails, early or late, leaves nothing behind and says why.

@@ -35,6 +35,8 @@ func init() {
 		{"server", "", "balance flows over the backends that register", server},
 		{"agent", "client", "register this machine as a backend and receive its flows", runAgent},
 		{"policy", "", "write, check, measure and simulate scheduling policies", policy},
+		{"doctor", "", "find out what this machine has of what is needed", examine},
+		{"unload", "", "take back what a killed balancer left on this machine", unload},
 		{"version", "", "print the version", version},
 	}
 }

@@ -117,6 +117,14 @@ func (b *Balancer) Attach() error {
 	return nil
 }
 
+// How says by what the program is attached: tcx or clsact.
+func (b *Balancer) How() string {
+	if len(b.hooks) == 0 {
+		return "not attached"
+	}
+	return b.hooks[0].how
+}
+
 // Close detaches the program and forgets the flows: packets go by userspace
 // again.
 func (b *Balancer) Close() error {

@@ -1,0 +1,136 @@
+// Package doctor finds out what this machine has of what Caplance needs. It
+// tries each thing for real, in a network namespace of its own that is gone
+// afterwards, so nothing that runs is disturbed.
+//
+//	for _, f := range doctor.Examine() { fmt.Println(f.What, f.OK, f.Detail) }
+package doctor
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"runtime"
+
+	"github.com/caplance/caplance/core"
+	"github.com/caplance/caplance/core/fastpath"
+	"github.com/caplance/caplance/core/forward"
+	"github.com/caplance/caplance/core/ruleset"
+	"github.com/caplance/caplance/core/verdict"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// Finding is one thing that was tried.
+type Finding struct {
+	What    string `json:"what"`
+	OK      bool   `json:"ok"`
+	Needed  bool   `json:"needed"` // nothing works without it
+	Detail  string `json:"detail"`
+	Without string `json:"without,omitempty"` // what its lack means, and the remedy
+}
+
+// Examine tries everything. The error says that nothing could be tried.
+func Examine() ([]Finding, error) {
+	var out []Finding
+	err := alone(func() {
+		out = append(out, capture(), queue(), tunnel(), fast(), tun())
+	})
+	if err != nil {
+		return nil, err
+	}
+	return append(out, kernel()), nil
+}
+
+// alone runs f in a new network namespace.
+func alone(f func()) error {
+	runtime.LockOSThread()
+	before, err := netns.Get()
+	if err != nil {
+		return fmt.Errorf("network namespace: %w", err)
+	}
+	defer before.Close()
+	ns, err := netns.New()
+	if errors.Is(err, unix.EPERM) {
+		return errors.New("network namespace: not permitted: run it as root")
+	}
+	if err != nil {
+		return fmt.Errorf("network namespace: %w", err)
+	}
+	defer ns.Close()
+	f()
+	if err := netns.Set(before); err != nil {
+		return fmt.Errorf("return from the network namespace: %w", err) // the thread stays locked and ends
+	}
+	runtime.UnlockOSThread()
+	return nil
+}
+
+func finding(what string, needed bool, detail string, err error, without string) Finding {
+	f := Finding{What: what, OK: err == nil, Needed: needed, Detail: detail}
+	if err != nil {
+		f.Detail, f.Without = err.Error(), without
+	}
+	return f
+}
+
+func capture() Finding {
+	c := ruleset.Capture{Queues: 2, Services: []*core.Service{{
+		VIP: netip.MustParseAddr("192.0.2.1"), Protos: []uint8{core.ProtoTCP}, Ports: []core.PortRange{core.AllPorts},
+	}}}
+	method, err := c.Apply()
+	return finding("capture of VIP packets (balancer)", true, string(method), err,
+		"load nf_tables, nft_hash, nf_conntrack, and nft_queue or nft_compat with xt_NFQUEUE")
+}
+
+func queue() Finding {
+	q, err := verdict.Open(verdict.Config{Length: 64, Buffer: 1 << 20})
+	if err == nil {
+		err = q.Close()
+	}
+	return finding("NFQUEUE (balancer)", true, "", err, "load nfnetlink_queue")
+}
+
+func tunnel() Finding {
+	t, err := forward.Open(1337)
+	if err == nil {
+		err = t.Close()
+	}
+	return finding("raw sockets (balancer)", true, "", err, "run as root, or grant CAP_NET_RAW")
+}
+
+func fast() Finding {
+	const without = "rung userspace: every packet comes up. It needs BPF, tcx (Linux 6.6) or clsact (5.10), and the right to mount"
+	const what = "BPF fast path (both)"
+	l := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "doctor0"}}
+	if err := netlink.LinkAdd(l); err != nil {
+		return finding(what, false, "", fmt.Errorf("a link to try on: %w", err), without)
+	}
+	dir, err := os.MkdirTemp("", "caplance-doctor")
+	if err != nil {
+		return finding(what, false, "", err, without)
+	}
+	defer os.RemoveAll(dir)
+	b, err := fastpath.OpenBalancer(fastpath.Config{Links: []string{"doctor0"}, Flows: 16, StateDir: dir})
+	if err != nil {
+		return finding(what, false, "", err, without)
+	}
+	err = b.Attach()
+	how := b.How()
+	return finding(what, false, how, errors.Join(err, b.Close()), without)
+}
+
+func tun() Finding {
+	f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
+	if err == nil {
+		err = f.Close()
+	}
+	return finding("TUN (agent)", true, "", err, "load tun, or make /dev/net/tun")
+}
+
+func kernel() Finding {
+	var u unix.Utsname
+	err := unix.Uname(&u)
+	return finding("kernel", true, unix.ByteSliceToString(u.Release[:]), err, "")
+}

@@ -1,0 +1,31 @@
+package doctor
+
+import (
+	"os"
+	"testing"
+
+	"github.com/caplance/caplance/e2e/require"
+)
+
+// On a machine that runs the other tests all is well, and nothing is left.
+func TestExamine(t *testing.T) {
+	require.Root(t)
+	before, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := Examine()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range list {
+		t.Logf("%-36s %v %s", f.What, f.OK, f.Detail)
+		if !f.OK {
+			t.Errorf("%s: %s (%s)", f.What, f.Detail, f.Without)
+		}
+	}
+	after, err := os.ReadDir("/proc/self/fd")
+	if err != nil || len(after) > len(before)+2 { // the runtime's poller
+		t.Errorf("%d descriptors before, %d after: %v", len(before), len(after), err)
+	}
+}
