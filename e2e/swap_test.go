@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -95,7 +96,16 @@ func TestSwapUnderLoad(t *testing.T) {
 		must(t, c.Control().Swap(t.Context(), "echo4", names[i%len(names)]))
 	}
 	l.end()
-	t.Logf("%d connections opened during 27 swaps, longest ping %s", l.opened.Load(), time.Duration(l.longest.Load()))
+	stall := time.Duration(0) // of a worker, as the balancer measured it
+	for _, m := range regexp.MustCompile(`policy swapped.* stall=(\S+)`).FindAllStringSubmatch(c.Server.Output(), -1) {
+		d, err := time.ParseDuration(m[1])
+		must(t, err)
+		stall = max(stall, d)
+	}
+	t.Logf("%d connections opened during 27 swaps, longest stall %s, longest ping %s", l.opened.Load(), stall, time.Duration(l.longest.Load()))
+	if stall == 0 {
+		t.Error("no swap said for how long packets waited")
+	}
 	if l.failed.Load() != 0 || l.lost.Load() != 0 || l.opened.Load() < 50 {
 		t.Errorf("%d of %d connections failed, %d pings lost", l.failed.Load(), l.opened.Load(), l.lost.Load())
 	}

@@ -92,11 +92,20 @@ func (s *Server) install(ctx context.Context, sp *servicePolicy, v *version) err
 		next[w] = n
 	}
 	start := time.Now()
+	stall := time.Duration(0) // for which packets waited, the longest of the workers'
 	for w, sched := range sp.schedulers {
-		if err := s.inWorker(w, func() { sched.Switch(next[w]) }); err != nil {
+		took := time.Duration(0)
+		err := s.inWorker(w, func() {
+			begin := time.Now()
+			sched.Switch(next[w])
+			took = time.Since(begin)
+		})
+		if err != nil {
 			// It will still happen, for the worker has been told.
 			s.log.Warn("policy switch is late", "service", sp.svc.Name, "worker", w, "err", err)
+			continue
 		}
+		stall = max(stall, took)
 	}
 	was := sp.current
 	sp.mu.Lock()
@@ -104,7 +113,7 @@ func (s *Server) install(ctx context.Context, sp *servicePolicy, v *version) err
 	sp.current, sp.previous = v, was
 	sp.mu.Unlock()
 	s.pools.tables(sp.svc.Index) // leaves or enters table mode
-	s.log.Info("policy swapped", "service", sp.svc.Name, "from", was.spec, "to", v.spec, "took", time.Since(start))
+	s.log.Info("policy swapped", "service", sp.svc.Name, "from", was.spec, "to", v.spec, "took", time.Since(start), "stall", stall)
 	return nil
 }
 
