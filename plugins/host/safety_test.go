@@ -159,24 +159,33 @@ func TestHostilePickDoesNotStallGC(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var guests []*host.Scheduler
-	for range 50 {
-		s, err := policy.NewScheduler(t.Context(), host.Config{Workers: 1})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { s.Close() })
-		s.SetPool(poolOf(5))
-		guests = append(guests, s)
-	}
 	during := func(hash uint64) time.Duration {
-		return longestGC(func() {
+		var guests []*host.Scheduler // new ones: who spun once is not asked again soon
+		for range 20 {
+			s, err := policy.NewScheduler(t.Context(), host.Config{Workers: 1})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			s.SetPool(poolOf(5))
+			guests = append(guests, s)
+		}
+		longest := longestGC(func() {
 			for _, s := range guests {
 				pickHash(s, hash)
 			}
 		})
+		if st := guests[0].Stats(); (st.Failures > 0) != (hash == hostileSpin) {
+			t.Errorf("hash %d: %d failures: %s", hash, st.Failures, st.LastError)
+		}
+		return longest
 	}
+	// Other tests and machines make any one collection slow; the guests would
+	// make all of them so.
 	quiet, worst := during(hostileBehave), during(hostileSpin)
+	for range 2 {
+		worst = min(worst, during(hostileSpin))
+	}
 	t.Logf("longest garbage collection: %v, and %v while guests behave", worst, quiet)
 	if worst > most+quiet {
 		t.Errorf("a garbage collection took %v, want less than %v", worst, most+quiet)
