@@ -30,7 +30,7 @@ func ipv6(k *kit) outcome {
 // churn changes the pool all the time: indices that were good before are not
 // any more.
 func churn(k *kit) outcome {
-	const changes = 50
+	const changes = 30
 	return k.with(func(s *host.Scheduler) outcome {
 		flows := k.flows()
 		rng := flows.Rand()

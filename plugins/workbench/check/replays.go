@@ -9,8 +9,9 @@ import (
 	"github.com/caplance/caplance/plugins/workbench/trial"
 )
 
-// story is a run that has something of everything; the same inputs every time.
-func (k *kit) story(p *host.Policy, picks int) (out []choice, err error) {
+// story is a run that has something of everything, with so many pools; the same
+// inputs every time.
+func (k *kit) story(p *host.Policy, parts, picks int) (out []choice, err error) {
 	s, err := p.NewScheduler(k.ctx, k.config())
 	if err != nil {
 		return nil, err
@@ -21,10 +22,10 @@ func (k *kit) story(p *host.Policy, picks int) (out []choice, err error) {
 		backends[i].Weight = uint32(1 + i%3)
 	}
 	pools, flows := trial.NewPools(backends), k.flows()
-	for part := range 4 {
+	for part := range parts {
 		pools.Backends[part].State = core.Draining
 		pool := pools.Build()
-		list, err := pickAll(s, pool, flows, picks/4)
+		list, err := pickAll(s, pool, flows, picks/parts)
 		if err != nil {
 			return nil, err
 		}
@@ -40,11 +41,11 @@ func (k *kit) story(p *host.Policy, picks int) (out []choice, err error) {
 }
 
 func determinism(k *kit) outcome {
-	first, err := k.story(k.policy, enough)
+	first, err := k.story(k.policy, 4, enough)
 	if err != nil {
 		return failed(err)
 	}
-	second, err := k.story(k.policy, enough)
+	second, err := k.story(k.policy, 4, enough)
 	if err != nil {
 		return failed(err)
 	}
@@ -57,7 +58,7 @@ func determinism(k *kit) outcome {
 // interpreter runs the module in an engine that shares no code with the
 // compiler that the balancer uses.
 func interpreter(k *kit) outcome {
-	const picks = 2000 // the interpreter is slow
+	const parts, picks = 2, 2000 // the interpreter is slow
 	rt, err := host.NewInterpreter(k.ctx, host.DefaultLimits())
 	if err != nil {
 		return failed(err)
@@ -67,11 +68,11 @@ func interpreter(k *kit) outcome {
 	if err != nil {
 		return failed(err)
 	}
-	compiled, err := k.story(k.policy, picks)
+	compiled, err := k.story(k.policy, parts, picks)
 	if err != nil {
 		return failed(err)
 	}
-	interpreted, err := k.story(policy, picks)
+	interpreted, err := k.story(policy, parts, picks)
 	if err != nil {
 		return failed(fmt.Errorf("interpreted: %w", err))
 	}
