@@ -17,9 +17,18 @@ import (
 const discardPort = 9
 
 // benchThroughput is one TCP stream from the client to the backend, by way of
-// the VIP and directly.
-func benchThroughput(ctx context.Context, b *bench) (err error) {
-	c, err := cluster.New(cluster.Options{Bin: b.bin, Dir: b.dir, Backends: 1, Server: fmt.Sprintf(
+// the VIP and directly, on each rung.
+func benchThroughput(ctx context.Context, b *bench) error {
+	for _, rung := range []string{"tc", "userspace"} {
+		if err := b.rung(ctx, rung); err != nil {
+			return fmt.Errorf("rung %s: %w", rung, err)
+		}
+	}
+	return nil
+}
+
+func (b *bench) rung(ctx context.Context, rung string) (err error) {
+	c, err := cluster.New(cluster.Options{Bin: b.bin, Dir: b.dir, Backends: 1, Rung: rung, Server: fmt.Sprintf(
 		"[[service]]\nname = \"discard\"\nvip = %q\nprotocol = \"tcp\"\nports = [%d]\npolicy = \"round-robin\"", cluster.VIP4, discardPort)})
 	if err != nil {
 		return err
@@ -38,8 +47,8 @@ func benchThroughput(ctx context.Context, b *bench) (err error) {
 	defer sink.Close()
 
 	const metric = "one TCP stream"
-	direct := b.measure("client to backend", metric, "Mbit/s", nil)
-	vip := b.measure("client to VIP, userspace", metric, "Mbit/s", direct)
+	direct := b.measure("client to backend beside "+rung, metric, "Mbit/s", nil)
+	vip := b.measure("client to VIP, "+rung, metric, "Mbit/s", direct)
 	if err := b.streams(ctx, c, sink, metric, direct, vip); err != nil {
 		return err
 	}
@@ -47,8 +56,8 @@ func benchThroughput(ctx context.Context, b *bench) (err error) {
 		return err
 	}
 	const small = metric + ", MTU-size packets"
-	direct = b.measure("client to backend", small, "Mbit/s", nil)
-	vip = b.measure("client to VIP, userspace", small, "Mbit/s", direct)
+	direct = b.measure("client to backend beside "+rung, small, "Mbit/s", nil)
+	vip = b.measure("client to VIP, "+rung, small, "Mbit/s", direct)
 	return b.streams(ctx, c, sink, small, direct, vip)
 }
 
