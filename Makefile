@@ -14,7 +14,7 @@ endif
 
 FUZZTIME ?= 20s
 FUZZ := core/packet:FuzzParse core/verdict:FuzzParse core/registry:FuzzParse \
-	plugins/fuel:FuzzMeter policies:FuzzGuestsEqualTheirTwins
+	plugins/fuel:FuzzMeter plugins/workbench/record:FuzzRead policies:FuzzGuestsEqualTheirTwins
 ROOT := $(shell [ $$(id -u) = 0 ] && echo yes)
 
 .PHONY: help build demo unit race fuzz e2e test bench policies generate lint clean need-root
