@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caplance/caplance/core/control"
 	"github.com/caplance/caplance/e2e/cluster"
 )
 
@@ -151,5 +152,24 @@ func TestHungDaemon(t *testing.T) {
 	})
 	for _, l := range lines {
 		must(t, l.ping(5*time.Second))
+	}
+}
+
+// After a clean stop nothing is left in the kernel to wait for: flows go there
+// at once, though a backend of before stays away.
+func TestFlowsGoDownAfterACleanRestart(t *testing.T) {
+	c := onKernelRung(t, cluster.Options{Backends: 2, Timeout: "20s"})
+	must(t, c.StopServer())
+	c.Backends[1].Agent.Kill()
+	must(t, c.StartServer(t.Context()))
+	must(t, c.AwaitActive(t.Context(), 1))
+	l, err := openLine(t, c, cluster.VIP4)
+	must(t, err)
+	defer l.Close()
+	must(t, l.ping(5*time.Second))
+	flows, err := c.Control().Flows(t.Context(), control.FlowFilter{Service: "web4"})
+	must(t, err)
+	if len(flows) != 1 || !flows[0].Kernel {
+		t.Errorf("%+v", flows)
 	}
 }

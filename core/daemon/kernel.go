@@ -95,11 +95,12 @@ func (p *pools) setLookup(pool *core.Pool) {
 	}
 }
 
-// takeOver puts the kernel to work by our pools, once all backends of a
-// predecessor are back or given up; until then its program goes on. Flows that
-// are in the kernel get entries in the workers' tables.
+// takeOver puts the kernel to work by our pools: at once where no flows are
+// left in it, else when all backends of the predecessor are back or given up;
+// until then its program goes on. Flows that are in the kernel get entries in
+// the workers' tables.
 func (p *pools) takeOver() error {
-	if p.kernel == nil || p.attached.Load() || p.memory.recovering() {
+	if p.kernel == nil || p.attached.Load() || p.kernel.Inherited && p.memory.recovering() {
 		return nil
 	}
 	for _, b := range p.builders {
