@@ -1,15 +1,12 @@
 package control
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"strconv"
-	"strings"
 )
 
 // Recorder writes what a service's policy is asked and answers to w, in the
@@ -59,22 +56,11 @@ func (s *stream) Write(b []byte) (int, error) {
 // for no end, or ctx ends, which is no error.
 func (c *Client) Record(ctx context.Context, service string, picks int, w io.Writer) error {
 	q := url.Values{"service": {service}, "picks": {strconv.Itoa(picks)}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://caplance/v1/policies/record?"+q.Encode(), http.NoBody)
+	resp, err := c.send(ctx, http.MethodGet, "policies/record?"+q.Encode(), http.NoBody)
 	if err != nil {
-		return fmt.Errorf("balancer at %s: %w", c.path, err)
-	}
-	resp, err := c.http.Do(req)
-	if err != nil {
-		return fmt.Errorf("balancer at %s: %w (is caplance server running, and may you open its socket?)", c.path, errors.Unwrap(err))
+		return err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<14))
-		if resp.StatusCode == http.StatusInternalServerError { // it refused, and says why
-			return errors.New(strings.TrimSpace(string(text)))
-		}
-		return fmt.Errorf("balancer at %s: %s: %s", c.path, resp.Status, bytes.TrimSpace(text))
-	}
 	if _, err := io.Copy(w, resp.Body); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("balancer at %s: recording: %w", c.path, err)
 	}

@@ -171,24 +171,34 @@ func (c *Client) get(ctx context.Context, what string, into any) error {
 }
 
 func (c *Client) ask(ctx context.Context, method, what string, body io.Reader, into any) error {
-	req, err := http.NewRequestWithContext(ctx, method, "http://caplance/v1/"+what, body)
+	resp, err := c.send(ctx, method, what, body)
 	if err != nil {
-		return fmt.Errorf("balancer at %s: %w", c.path, err)
-	}
-	resp, err := c.http.Do(req)
-	if err != nil {
-		return fmt.Errorf("balancer at %s: %w (is caplance server running, and may you open its socket?)", c.path, errors.Unwrap(err))
+		return err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<14))
-		if resp.StatusCode == http.StatusInternalServerError { // it refused, and says why
-			return errors.New(strings.TrimSpace(string(text)))
-		}
-		return fmt.Errorf("balancer at %s: %s: %s", c.path, resp.Status, bytes.TrimSpace(text))
-	}
 	if err := json.NewDecoder(resp.Body).Decode(into); err != nil {
 		return fmt.Errorf("balancer at %s: answer: %w", c.path, err)
 	}
 	return nil
+}
+
+// send asks the balancer; a refusal is an error. The caller closes the body.
+func (c *Client) send(ctx context.Context, method, what string, body io.Reader) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://caplance/v1/"+what, body)
+	if err != nil {
+		return nil, fmt.Errorf("balancer at %s: %w", c.path, err)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("balancer at %s: %w (is caplance server running, and may you open its socket?)", c.path, errors.Unwrap(err))
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<14))
+	if resp.StatusCode == http.StatusInternalServerError { // it refused, and says why
+		return nil, errors.New(strings.TrimSpace(string(text)))
+	}
+	return nil, fmt.Errorf("balancer at %s: %s: %s", c.path, resp.Status, bytes.TrimSpace(text))
 }
