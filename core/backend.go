@@ -1,6 +1,7 @@
 package core
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -58,9 +59,22 @@ type Backend struct {
 	// kernel: super-packets and unfinished checksums may be sent to it.
 	KernelDecap bool
 
-	// TunnelMTU is the longest packet that the tunnel to Addr carries, bytes.
-	// The daemon fills it in from the routing table.
-	TunnelMTU int
+	Mode Mode // how packets get to it; zero: as each service says
+
+	// What the daemon fills in from the routing table: the longest packets that
+	// fit the tunnel to Addr and the link there, bytes, and whether Addr is on
+	// that link, not behind a router.
+	TunnelMTU, LinkMTU int
+	OnLink             bool
+}
+
+// ModeIn is how packets of a service get to the backend. Direct mode needs a
+// backend on our link with a data IP of the VIP's family, the tunnel neither.
+func (b *Backend) ModeIn(s *Service) Mode {
+	if cmp.Or(b.Mode, s.Mode) == ModeDirect && b.OnLink && b.Addr.Is4() == s.VIP.Is4() {
+		return ModeDirect
+	}
+	return ModeTunnel
 }
 
 // Serves says whether the backend joins the named service.

@@ -22,6 +22,8 @@ func (h Handle) Slot() uint16 { return uint16(h) }
 // Member is one backend in one service's pool.
 type Member struct {
 	Backend
+	Mode   Mode   // how packets get to it
+	MTU    int    // longest packet that gets there by that mode, bytes
 	ID     uint64 // BackendID(service, name)
 	Ramp   uint32 // slow start: per mille of its share, 1000 is all
 	Handle Handle
@@ -128,7 +130,7 @@ func (b *PoolBuilder) Build(backends []Backend, before []Candidate) *Pool {
 	b.release(backends)
 	for _, be := range backends {
 		if be.Serves(b.svc.Name) {
-			p.Members = append(p.Members, Member{Backend: be, ID: BackendID(b.svc.Name, be.Name), Handle: b.hold(&be), Ramp: b.svc.Ramp(time.Since(be.Since))})
+			p.Members = append(p.Members, b.member(be))
 		}
 	}
 	slices.SortFunc(p.Members, func(x, y Member) int {
@@ -157,6 +159,21 @@ func (b *PoolBuilder) Build(backends []Backend, before []Candidate) *Pool {
 	}
 	return p
 }
+
+func (b *PoolBuilder) member(be Backend) Member {
+	m := Member{
+		Backend: be, Mode: be.ModeIn(b.svc), MTU: be.TunnelMTU,
+		ID: BackendID(b.svc.Name, be.Name), Handle: b.hold(&be), Ramp: b.svc.Ramp(time.Since(be.Since)),
+	}
+	if m.Mode == ModeDirect {
+		m.MTU = be.LinkMTU
+	}
+	return m
+}
+
+// Kernel says whether the kernel may forward to the backend: its agent must be
+// able to take super-packets and unfinished checksums out of a tunnel.
+func (m *Member) Kernel() bool { return m.KernelDecap || m.Mode == ModeDirect }
 
 // lookupBefore is the predecessor's table with today's indices.
 func (p *Pool) lookupBefore(before []Candidate) *Lookup {

@@ -45,6 +45,10 @@ type Service struct {
 	Shadow string // a policy that is asked too, its answers only counted; "" for none
 	Seed   uint64 // key of the 5-tuple hash
 
+	// Upcalls is how many new flows a second the policy is asked about on the
+	// kernel rungs; the lookup table places the others. 0 is all.
+	Upcalls int
+
 	SlowStart time.Duration // in which a new backend comes to its full share
 }
 
@@ -110,10 +114,33 @@ func ProtoName(p uint8) string {
 	return fmt.Sprint(p)
 }
 
-// Mode is how a packet travels to its backend.
+// Mode is how a packet travels to its backend. The zero Mode is the service's
+// for a backend, and ModeTunnel for a service.
 type Mode uint8
 
-// ModeTunnel carries the client's IP packet inside UDP to the backend's agent.
-const ModeTunnel Mode = 0
+const (
+	// ModeTunnel carries the client's IP packet inside UDP to the backend's
+	// agent, across routers.
+	ModeTunnel Mode = iota + 1
+	// ModeDirect sends the client's IP packet as it is to the backend's MAC: no
+	// overhead, but both must be on one segment.
+	ModeDirect
+)
 
-func (m Mode) String() string { return "tunnel" }
+// ParseMode reads a mode's name.
+func ParseMode(s string) (Mode, error) {
+	switch s {
+	case "tunnel":
+		return ModeTunnel, nil
+	case "direct":
+		return ModeDirect, nil
+	}
+	return 0, fmt.Errorf("%q is not a mode (tunnel, direct)", s)
+}
+
+func (m Mode) String() string {
+	if m == ModeDirect {
+		return "direct"
+	}
+	return "tunnel"
+}

@@ -107,15 +107,17 @@ func TestKernelOutlivesTheDaemon(t *testing.T) {
 		must(t, l.ping(5*time.Second))
 		l.Close()
 	}
-	rows, err := c.Control().Backends(t.Context())
-	must(t, err)
-	active := int64(0)
-	for _, r := range rows {
-		active += r.Flows
-	}
-	if active < 100 {
-		t.Errorf("%d flows known after the takeover", active)
-	}
+	await(t, "a census after the takeover", func() error {
+		rows, err := c.Control().Backends(t.Context())
+		active := int64(0)
+		for _, r := range rows {
+			active += r.Flows
+		}
+		if err == nil && active < 100 {
+			err = fmt.Errorf("%d flows known", active)
+		}
+		return err
+	})
 	if name, err := httpGet(t, c, cluster.VIP4); err != nil {
 		t.Errorf("a new flow after the restart: %s %v", name, err)
 	}

@@ -29,13 +29,15 @@ var commands = []command{
 		func(ctx context.Context, c *control.Client, _ *options) (any, error) { return c.Backends(ctx) })},
 	{"services", 0, "", "list the services and who picked their flows", show(
 		func(ctx context.Context, c *control.Client, _ *options) (any, error) { return c.Services(ctx) })},
-	{"flows", 0, "", "list flows (-service, -backend, -limit)", show(
+	{"flows", 0, "", "list flows (-top, -service, -backend, -limit)", show(
 		func(ctx context.Context, c *control.Client, o *options) (any, error) {
-			return c.Flows(ctx, control.FlowFilter{Service: o.service, Backend: o.backend, Limit: o.limit})
+			return c.Flows(ctx, control.FlowFilter{Service: o.service, Backend: o.backend, Top: o.top, Limit: o.limit})
 		})},
+	{"explain", 2, "SRC:PORT VIP:PORT/tcp", "say where a flow's packets go, and why", explain},
 	{"policy", 3, "", "show how the policies do; and change them:", policy},
 	{"stats", 0, "", "print queues, tables and counters", show(
 		func(ctx context.Context, c *control.Client, _ *options) (any, error) { return c.Stats(ctx) })},
+	{"handover", 0, "", "end the balancer, leave all flows to the kernel until its next start", handover},
 }
 
 const agentCommands = 5 // the first ones are the agent's
@@ -98,6 +100,7 @@ Flags, before or after the command:
   -server PATH         the balancer's socket (/var/run/caplance-server.sock)
   -service, -backend   only flows of this service, of this backend
   -limit N             at most N flows (100); 0 is all
+  -top                 the flows with the most bytes, in that order
   -timeout DURATION    give up after (10s)
 
 Exit codes: 0 done, 1 refused or failed, 2 usage.
@@ -105,5 +108,8 @@ Exit codes: 0 done, 1 refused or failed, 2 usage.
 Take a backend out for maintenance, and in again:
   caplancectl drain && watch caplancectl getstate   (until it says Drained)
   caplancectl resume
+
+Replace the balancer's binary without losing a connection:
+  caplancectl handover && systemctl restart caplance   (or start it by hand)
 `)
 }

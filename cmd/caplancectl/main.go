@@ -34,6 +34,7 @@ type options struct {
 	output           string
 	service, backend string
 	limit            int
+	top              bool
 	timeout          time.Duration
 }
 
@@ -47,6 +48,7 @@ func (o *options) flags() *flag.FlagSet {
 	fs.StringVar(&o.service, "service", "", "")
 	fs.StringVar(&o.backend, "backend", "", "")
 	fs.IntVar(&o.limit, "limit", 100, "")
+	fs.BoolVar(&o.top, "top", false, "")
 	fs.DurationVar(&o.timeout, "timeout", 10*time.Second, "")
 	return fs
 }

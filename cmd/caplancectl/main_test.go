@@ -61,7 +61,7 @@ type source struct{}
 
 func (source) Backends() []control.BackendRow {
 	return []control.BackendRow{
-		{Service: "web", Name: "b1", Addr: netip.MustParseAddr("10.0.0.11"), State: core.Active, Weight: 1, Flows: 12, FlowsTotal: 400,
+		{Service: "web", Name: "b1", Addr: netip.MustParseAddr("10.0.0.11"), Mode: "direct", State: core.Active, Weight: 1, Flows: 12, FlowsTotal: 400,
 			Share: 0.4, Packets: 1234567, Bytes: 5 << 30, Since: time.Now().Add(-26 * time.Hour)},
 		{Service: "web", Name: "b2", Addr: netip.MustParseAddr("2001:db8::2"), State: core.Lost, Share: 0.6, Since: time.Now().Add(-90 * time.Second)},
 	}
@@ -69,7 +69,7 @@ func (source) Backends() []control.BackendRow {
 
 func (source) Services() []control.ServiceRow {
 	return []control.ServiceRow{{Name: "web", VIP: netip.MustParseAddr("192.0.2.1"), Protocol: "tcp", Ports: "80,443", Mode: "tunnel", Policy: "hash",
-		Backends: 2, Eligible: 1, Picks: map[string]uint64{"policy": 7, "fallback": 1}, Failures: 1, Quarantined: true, LastError: "out of fuel"}}
+		Backends: 2, Eligible: 1, Picks: map[string]uint64{"policy": 7, "table": 3, "fallback": 1}, Failures: 1, Quarantined: true, LastError: "out of fuel"}}
 }
 
 func (source) Flows(_ context.Context, f control.FlowFilter) ([]control.FlowRow, error) {
@@ -77,7 +77,25 @@ func (source) Flows(_ context.Context, f control.FlowFilter) ([]control.FlowRow,
 		return nil, errors.New("flows: a worker is too busy; try again")
 	}
 	return []control.FlowRow{{Src: netip.MustParseAddrPort("198.51.100.1:4711"), Dst: netip.MustParseAddrPort("192.0.2.1:80"), Proto: "tcp",
-		Service: f.Service, Backend: f.Backend, State: "established", Age: 64, Idle: 0.25, Packets: uint64(f.Limit), Bytes: 1536}}, nil
+		Service: f.Service, Backend: f.Backend, State: "established", Kernel: f.Top, Rule: "policy", Age: 64, Idle: 0.25, Packets: uint64(f.Limit), Bytes: 1536}}, nil
+}
+
+func (source) Explain(_ context.Context, id control.FlowID) (control.Explanation, error) {
+	e := control.Explanation{FlowID: id, Service: "web"}
+	switch id.Src.Port() {
+	case 1:
+		e.Flow = &control.FlowRow{State: "established", Kernel: true, Rule: "policy", Age: 64, Idle: 0.25, Packets: 1234567, Bytes: 1536}
+		e.Backend, e.Way = "b1", "tunnel to 10.0.0.11, packets up to 1472 bytes, by the kernel: rung tc"
+	case 2:
+		e.Fresh = "policy round-robin is asked"
+	default:
+		e.Service = ""
+	}
+	return e, nil
+}
+
+func (source) Handover() (func(), error) {
+	return nil, errors.New("handover: nothing forwards without the balancer on rung userspace; stop it instead")
 }
 
 func (source) Stats() control.Stats {

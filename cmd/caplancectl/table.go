@@ -17,20 +17,20 @@ func printTable(w io.Writer, answer any) error {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	switch v := answer.(type) {
 	case []control.BackendRow:
-		row(t, "SERVICE", "BACKEND", "ADDRESS", "STATE", "WEIGHT", "FLOWS", "TOTAL", "SHARE", "PACKETS", "BYTES", "UP")
+		row(t, "SERVICE", "BACKEND", "ADDRESS", "MODE", "STATE", "WEIGHT", "FLOWS", "TOTAL", "SHARE", "PACKETS", "BYTES", "UP")
 		for _, b := range v {
-			row(t, b.Service, b.Name, b.Addr, b.State, b.Weight, b.Flows, b.FlowsTotal,
+			row(t, b.Service, b.Name, b.Addr, b.Mode, b.State, b.Weight, b.Flows, b.FlowsTotal,
 				fmt.Sprintf("%.1f%%", 100*b.Share), count(b.Packets), size(b.Bytes), age(time.Since(b.Since)))
 		}
 	case []control.ServiceRow:
-		row(t, "SERVICE", "VIP", "PROTO", "PORTS", "MODE", "POLICY", "BACKENDS", "FLOWS", "BY POLICY", "FALLBACK", "REJECT", "NOBODY", "FAILURES")
+		row(t, "SERVICE", "VIP", "PROTO", "PORTS", "MODE", "POLICY", "BACKENDS", "FLOWS", "BY POLICY", "BY TABLE", "FALLBACK", "REJECT", "NOBODY", "FAILURES")
 		for _, s := range v {
 			policy := s.Policy
 			if s.Quarantined {
 				policy += " (quarantined)"
 			}
 			row(t, s.Name, s.VIP, s.Protocol, s.Ports, s.Mode, policy, fmt.Sprintf("%d/%d", s.Eligible, s.Backends), s.Flows,
-				count(s.Picks["policy"]), count(s.Picks["fallback"]), count(s.Picks["reject"]), count(s.Picks["nobody"]), s.Failures)
+				count(s.Picks["policy"]), count(s.Picks["table"]), count(s.Picks["fallback"]), count(s.Picks["reject"]), count(s.Picks["nobody"]), s.Failures)
 		}
 		for _, s := range v {
 			if s.LastError != "" {
@@ -38,10 +38,12 @@ func printTable(w io.Writer, answer any) error {
 			}
 		}
 	case []control.FlowRow:
-		row(t, "CLIENT", "VIP", "PROTO", "SERVICE", "BACKEND", "STATE", "AGE", "IDLE", "PACKETS", "BYTES")
+		row(t, "CLIENT", "VIP", "PROTO", "SERVICE", "BACKEND", "STATE", "IN", "RULE", "AGE", "IDLE", "PACKETS", "BYTES")
 		for _, f := range v {
-			row(t, f.Src, f.Dst, f.Proto, f.Service, f.Backend, f.State, seconds(f.Age), seconds(f.Idle), count(f.Packets), size(f.Bytes))
+			row(t, f.Src, f.Dst, f.Proto, f.Service, f.Backend, f.State, where(f.Kernel), f.Rule, seconds(f.Age), seconds(f.Idle), count(f.Packets), size(f.Bytes))
 		}
+	case control.Explanation:
+		explanation(t, v)
 	case control.Stats:
 		stats(t, v)
 	}

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/caplance/caplance/core"
 	"github.com/caplance/caplance/core/config"
 	"github.com/caplance/caplance/core/registry"
 )
@@ -22,7 +23,8 @@ type Config struct {
 	DataIP   netip.Addr // invalid: the local address towards the server
 	Port     uint16     // of the tunnel, UDP
 	Rung     config.Rung
-	Services []string // nil joins every one
+	Mode     core.Mode // 0: as the balancer's services say
+	Services []string  // nil joins every one
 	Weight   uint32
 	MaxFlows uint32 // 0: no limit
 	Priority uint32
@@ -53,6 +55,7 @@ type raw struct {
 	DataIP        string     `toml:"data_ip"`
 	TunnelPort    int64      `toml:"tunnel_port"`
 	Rung          string     `toml:"rung"`
+	Mode          string     `toml:"mode"`
 	Services      []string   `toml:"services"`
 	Weight        int64      `toml:"weight"`
 	MaxFlows      int64      `toml:"max_flows"`
@@ -122,6 +125,13 @@ func parse(path string, data []byte) (Config, error) {
 	}
 	if c.Rung, err = config.ParseRung(r.Rung); err != nil {
 		v.failf("rung", "%w", err)
+	} else if c.Rung == config.XDP {
+		v.failf("rung", "xdp is for balancers; an agent has auto, tc, userspace")
+	}
+	if r.Mode != "" {
+		if c.Mode, err = core.ParseMode(r.Mode); err != nil {
+			v.failf("mode", "%w", err)
+		}
 	}
 	if c.ReadTimeout <= c.Heartbeat {
 		v.failf("read_timeout", "%s must be longer than the heartbeat (%s): the balancer only speaks when spoken to", c.ReadTimeout, c.Heartbeat)

@@ -33,7 +33,7 @@ func (s *session) register() error {
 		Verb: registry.Register, Name: s.a.cfg.Name, Addr: s.a.dataIP,
 		Services: s.a.cfg.Services, Weight: s.a.cfg.Weight,
 		MaxFlows: s.a.cfg.MaxFlows, Priority: s.a.cfg.Priority, Zone: s.a.cfg.Zone, Label: s.a.cfg.Label,
-		Kernel: s.a.kernel != nil, Version: 2, State: wish,
+		Kernel: s.a.kernel != nil, Mode: s.a.cfg.Mode, Version: 2, State: wish,
 	}.String())
 }
 
@@ -91,7 +91,7 @@ func (s *session) welcome(reply registry.Reply, err error) error {
 	if len(vips) == 0 {
 		s.a.log.Warn("balancer names no VIPs: none of its services is ours, or it is an old one and vips must be set")
 	}
-	mtu, err := s.mtu(reply.Options["mtu"])
+	mtu, err := s.mtu(reply.Options["mtu"], reply.Options["mode"] == core.ModeDirect.String())
 	if err != nil {
 		return err
 	}
@@ -114,9 +114,12 @@ func (s *session) welcome(reply registry.Reply, err error) error {
 }
 
 // mtu is the smaller one of what the balancer says and what our own route to
-// it allows, in bytes of an inner packet.
-func (s *session) mtu(said string) (int, error) {
+// it allows, in bytes of a client's packet.
+func (s *session) mtu(said string, direct bool) (int, error) {
 	path, err := forward.PathTo(s.peer)
+	if direct {
+		path.MTU = path.LinkMTU
+	}
 	if said == "" {
 		return path.MTU, err
 	}

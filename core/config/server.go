@@ -51,7 +51,8 @@ type Rung string
 
 // The rungs.
 const (
-	Auto      Rung = "auto"      // the fastest that this kernel has
+	Auto      Rung = "auto"      // tc where this kernel has it, else userspace
+	XDP       Rung = "xdp"       // BPF in the links' drivers, and tc for what that leaves; an error where it is not to be had
 	TC        Rung = "tc"        // BPF at the links' ingress; an error where it is not to be had
 	Userspace Rung = "userspace" // every packet by NFQUEUE
 )
@@ -59,10 +60,10 @@ const (
 // ParseRung reads a rung's name.
 func ParseRung(s string) (Rung, error) {
 	switch r := Rung(s); r {
-	case Auto, TC, Userspace:
+	case Auto, XDP, TC, Userspace:
 		return r, nil
 	}
-	return "", fmt.Errorf("%q is not a rung (auto, tc, userspace)", s)
+	return "", fmt.Errorf("%q is not a rung (auto, xdp, tc, userspace)", s)
 }
 
 // Policy is what a policy may use up; the [policy] table as it stands.

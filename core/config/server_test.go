@@ -45,7 +45,7 @@ ports = [443]
 	want := &core.Service{
 		Name: "web", VIP: netip.MustParseAddr("192.0.2.10"), Protos: []uint8{core.ProtoTCP}, Seed: 42,
 		Ports:  []core.PortRange{{First: 80, Last: 80}, {First: 443, Last: 443}, {First: 8000, Last: 8080}},
-		Policy: "mine/p.wasm", Config: []byte(`{"zone":"a"}`),
+		Policy: "mine/p.wasm", Config: []byte(`{"zone":"a"}`), Mode: core.ModeTunnel, Upcalls: defaultUpcalls,
 	}
 	if d := cmp.Diff(want, cfg.Services[0], cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
 		t.Error(d)
@@ -63,7 +63,7 @@ func TestParseServerRefuses(t *testing.T) {
 	tests := []struct{ name, in, want string }{
 		{"nothing", "", "c.toml: service: at least one [[service]] is needed"},
 		{"unknown key", "oops = 1\n" + minimal, "c.toml:1: oops: unknown key (allowed here: control, datapath, log"},
-		{"unknown key in a service", minimal + "vipp = 1", "c.toml:5: service[0].vipp: unknown key (allowed in [service]: mode, name"},
+		{"unknown key in a service", minimal + "vipp = 1", "c.toml:5: service[0].vipp: unknown key (allowed in [service]: max_upcalls, mode, name"},
 		{"bad VIP", "[[service]]\nname = \"a\"\nvip = \"192.0.2.300\"", `c.toml:3: service[0].vip: "192.0.2.300" is not an address that can be a VIP`},
 		{"loopback VIP", "[[service]]\nname = \"a\"\nvip = \"127.0.0.1\"", `c.toml:3: service[0].vip`},
 		{"no VIP", "[[service]]\nname = \"a\"", `c.toml:1: service[0].vip: "" is not`},
@@ -75,7 +75,7 @@ func TestParseServerRefuses(t *testing.T) {
 		{"ports overlap", minimal + `ports = [85, "80-90"]`, `c.toml:5: service[0].ports: 80-90 and 85 overlap`},
 		{"services overlap", minimal + "[[service]]\nname = \"b\"\nvip = \"192.0.2.10\"\nprotocol = \"udp\"\nports = [53]", `c.toml:9: service[1].ports: udp port 53 of VIP 192.0.2.10 belongs to service "web" already`},
 		{"bad protocol", minimal + `protocol = "sctp"`, `c.toml:5: service[0].protocol: "sctp" is not a protocol (tcp, udp, both)`},
-		{"bad mode", minimal + `mode = "magic"`, `c.toml:5: service[0].mode: "magic" is not a mode (tunnel)`},
+		{"bad mode", minimal + `mode = "magic"`, `c.toml:5: service[0].mode: "magic" is not a mode (tunnel, direct)`},
 		{"bad listen", "[registry]\nlisten = \"10.0.0.1:0\"\n" + minimal, `c.toml:2: registry.listen: "10.0.0.1:0" is not ADDRESS:PORT`},
 		{"bad prefix", "[registry]\nagents = [\"10.0.0.1\"]\n" + minimal, `c.toml:2: registry.agents[0]: "10.0.0.1" is not a network`},
 		{"bad duration", "[registry]\nread_timeout = \"30\"\n" + minimal, `c.toml:2: registry.read_timeout: "30" is not a duration`},

@@ -26,7 +26,11 @@ type rawService struct {
 	Seed     *uint64        `toml:"seed"`
 	Shadow   string         `toml:"shadow"`
 	Slow     string         `toml:"slow_start"`
+	Upcalls  *int           `toml:"max_upcalls"`
 }
+
+// defaultUpcalls is less than one CPU's worker schedules in a second.
+const defaultUpcalls = 50_000
 
 // defaultService is what a [[service]] leaves out.
 var defaultService = rawService{Protocol: "both", Policy: "hash", Mode: "tunnel"}
@@ -79,10 +83,14 @@ func (v *validator) service(key string, raw *rawService) *core.Service {
 		v.failf(key+".protocol", "%q is not a protocol (tcp, udp, both)", raw.Protocol)
 	}
 	s.Ports = v.ports(key+".ports", raw.Ports)
-	if raw.Mode != "tunnel" {
-		v.failf(key+".mode", "%q is not a mode (tunnel)", raw.Mode)
-	}
 	var err error
+	if s.Mode, err = core.ParseMode(raw.Mode); err != nil {
+		v.failf(key+".mode", "%w", err)
+	}
+	s.Upcalls = defaultUpcalls
+	if raw.Upcalls != nil {
+		s.Upcalls = v.integer(key+".max_upcalls", *raw.Upcalls, 0, 1<<30)
+	}
 	if s.Config, err = policyJSON(raw.Config); err != nil {
 		v.failf(key+".policy_config", "%w", err)
 	}

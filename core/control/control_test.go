@@ -158,11 +158,23 @@ var (
 	stats    = Stats{Capture: "xt NFQUEUE", Queues: []QueueRow{{Queue: 1}}, Counters: map[string]uint64{"x": 1}}
 )
 
-type fakeSource struct{ filter FlowFilter }
+type fakeSource struct {
+	filter FlowFilter
+	left   bool
+}
 
 func (*fakeSource) Backends() []BackendRow { return backends }
 func (*fakeSource) Services() []ServiceRow { return services }
 func (*fakeSource) Stats() Stats           { return stats }
+func (*fakeSource) Explain(_ context.Context, id FlowID) (Explanation, error) {
+	return Explanation{FlowID: id, Service: "web", Fresh: "policy hash is asked"}, nil
+}
+func (s *fakeSource) Handover() (func(), error) {
+	if s.left {
+		return nil, errors.New("handover: once is enough")
+	}
+	return func() { s.left = true }, nil
+}
 func (s *fakeSource) Flows(_ context.Context, f FlowFilter) ([]FlowRow, error) {
 	s.filter = f
 	if f.Service == "none" {
@@ -219,7 +231,15 @@ func TestBalancerSocket(t *testing.T) {
 		t.Error(err)
 	}
 	same([]string{"swap web hash", "rollback web", "shadow web ", "swap web nonsense"}, pol.did, nil)
-	filter := FlowFilter{Service: "web", Backend: "b1", Limit: 7}
+	id, err := ParseFlowID("198.51.100.7:40000", "[2001:db8::1]:443/udp")
+	same(FlowID{netip.MustParseAddrPort("198.51.100.7:40000"), netip.MustParseAddrPort("[2001:db8::1]:443"), "udp"}, id, err)
+	e, err := c.Explain(ctx, id)
+	same(Explanation{FlowID: id, Service: "web", Fresh: "policy hash is asked"}, e, err)
+	same(nil, nil, c.Handover(ctx))
+	if err := c.Handover(ctx); err == nil || err.Error() != "handover: once is enough" {
+		t.Error(err)
+	}
+	filter := FlowFilter{Service: "web", Backend: "b1", Top: true, Limit: 7}
 	f, err := c.Flows(ctx, filter)
 	same([]FlowRow{{Proto: "tcp", Age: 1.5}}, f, err)
 	same(filter, src.filter, nil)
@@ -231,6 +251,17 @@ func TestBalancerSocket(t *testing.T) {
 	}
 	if err := c.get(ctx, "flows?limit=many", nil); err == nil || !strings.Contains(err.Error(), `limit "many" is not a number`) {
 		t.Error(err)
+	}
+}
+
+func TestFlowIDsAreChecked(t *testing.T) {
+	for _, bad := range [][2]string{
+		{"198.51.100.7", "192.0.2.1:80/tcp"}, {"client:80", "192.0.2.1:80/tcp"}, {"198.51.100.7:1", "192.0.2.1:80"}, {"198.51.100.7:1", "192.0.2.1:80/icmp"},
+		{"198.51.100.7:1", "192.0.2.1/tcp"},
+	} {
+		if id, err := ParseFlowID(bad[0], bad[1]); err == nil || !strings.Contains(err.Error(), "is not") {
+			t.Errorf("%v: %+v, %v", bad, id, err)
+		}
 	}
 }
 

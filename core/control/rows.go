@@ -2,7 +2,9 @@ package control
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/caplance/caplance/core"
@@ -16,6 +18,41 @@ type Source interface {
 	// Flows collects from the workers, which takes some milliseconds.
 	Flows(ctx context.Context, f FlowFilter) ([]FlowRow, error)
 	Stats() Stats
+	// Explain tells of one flow, known or not.
+	Explain(ctx context.Context, flow FlowID) (Explanation, error)
+	// Handover prepares to leave the flows to the kernel until a successor
+	// starts; leave then ends the process.
+	Handover() (leave func(), err error)
+}
+
+// FlowID names a flow as the client sees it.
+type FlowID struct {
+	Src   netip.AddrPort `json:"src"`
+	Dst   netip.AddrPort `json:"dst"` // VIP and port
+	Proto string         `json:"proto"`
+}
+
+// ParseFlowID reads "SRC:PORT" and "VIP:PORT/proto".
+func ParseFlowID(src, dst string) (f FlowID, err error) {
+	if f.Src, err = netip.ParseAddrPort(src); err != nil {
+		return f, fmt.Errorf("client %q is not ADDRESS:PORT (like 198.51.100.7:40000 or [2001:db8::7]:40000)", src)
+	}
+	addr, proto, _ := strings.Cut(dst, "/")
+	if f.Dst, err = netip.ParseAddrPort(addr); err != nil || proto != "tcp" && proto != "udp" {
+		return f, fmt.Errorf("destination %q is not VIP:PORT/tcp or VIP:PORT/udp", dst)
+	}
+	f.Proto = proto
+	return f, nil
+}
+
+// Explanation says where a flow's packets go, and why.
+type Explanation struct {
+	FlowID
+	Service string   `json:"service"`         // "" when no service has that VIP, protocol and port
+	Flow    *FlowRow `json:"flow"`            // null for a flow that is not known
+	Fresh   string   `json:"fresh,omitempty"` // what would decide on the first packet of an unknown one
+	Backend string   `json:"backend"`         // where its packets go; for an unknown one if its fresh packet can be foretold
+	Way     string   `json:"way,omitempty"`   // how they get there: mode, address, and through what
 }
 
 // Policies changes and shows the services' policies. Its methods may be called
@@ -32,6 +69,7 @@ type BackendRow struct {
 	Service    string            `json:"service"`
 	Name       string            `json:"name"`
 	Addr       netip.Addr        `json:"addr"`
+	Mode       string            `json:"mode"`
 	State      core.BackendState `json:"state"`
 	Weight     uint32            `json:"weight"`
 	Flows      int64             `json:"flows"`       // now
@@ -101,6 +139,7 @@ type PolicyChange struct {
 // FlowFilter narrows a list of flows; zero values do not.
 type FlowFilter struct {
 	Service, Backend string
+	Top              bool // those with the most bytes, and in that order
 	Limit            int
 }
 
@@ -113,6 +152,7 @@ type FlowRow struct {
 	Backend string         `json:"backend"`
 	State   string         `json:"state"`
 	Kernel  bool           `json:"kernel"` // forwarded without coming up
+	Rule    string         `json:"rule"`   // by what it was placed: policy, table, fallback
 	Age     float64        `json:"age_s"`  // seconds
 	Idle    float64        `json:"idle_s"` // seconds
 	Packets uint64         `json:"packets"`

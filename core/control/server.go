@@ -44,8 +44,25 @@ func NewServer(path string, src Source, policies Policies) *Server {
 			http.Error(w, fmt.Sprintf("limit %q is not a number", q.Get("limit")), http.StatusBadRequest)
 			return
 		}
-		rows, err := src.Flows(r.Context(), FlowFilter{q.Get("service"), q.Get("backend"), limit})
+		rows, err := src.Flows(r.Context(), FlowFilter{q.Get("service"), q.Get("backend"), q.Has("top"), limit})
 		reply(w, rows, err)
+	})
+	s.mux.HandleFunc("GET /v1/explain", func(w http.ResponseWriter, r *http.Request) {
+		id, err := ParseFlowID(r.URL.Query().Get("src"), r.URL.Query().Get("dst"))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		e, err := src.Explain(r.Context(), id)
+		reply(w, e, err)
+	})
+	s.mux.HandleFunc("POST /v1/handover", func(w http.ResponseWriter, _ *http.Request) {
+		leave, err := src.Handover()
+		reply(w, struct{}{}, err)
+		if err == nil {
+			_ = http.NewResponseController(w).Flush() // the process ends
+			leave()
+		}
 	})
 	s.mux.HandleFunc("GET /v1/policies", func(w http.ResponseWriter, _ *http.Request) { reply(w, policies.Policies(), nil) })
 	order := func(path string, do func(context.Context, PolicyChange) error) {
@@ -130,7 +147,22 @@ func (c *Client) Services(ctx context.Context) (rows []ServiceRow, err error) {
 // Flows lists flows.
 func (c *Client) Flows(ctx context.Context, f FlowFilter) (rows []FlowRow, err error) {
 	q := url.Values{"service": {f.Service}, "backend": {f.Backend}, "limit": {strconv.Itoa(f.Limit)}}
+	if f.Top {
+		q.Set("top", "")
+	}
 	return rows, c.get(ctx, "flows?"+q.Encode(), &rows)
+}
+
+// Explain says where a flow's packets go, and why.
+func (c *Client) Explain(ctx context.Context, f FlowID) (e Explanation, err error) {
+	q := url.Values{"src": {f.Src.String()}, "dst": {f.Dst.String() + "/" + f.Proto}}
+	return e, c.get(ctx, "explain?"+q.Encode(), &e)
+}
+
+// Handover ends the balancer and leaves its flows, and new ones, to the kernel
+// until a successor starts.
+func (c *Client) Handover(ctx context.Context) error {
+	return c.ask(ctx, http.MethodPost, "handover", http.NoBody, &struct{}{})
 }
 
 // Stats asks for the balancer's state.

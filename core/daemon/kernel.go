@@ -4,13 +4,12 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"slices"
 	"time"
 
 	"github.com/caplance/caplance/core"
 	"github.com/caplance/caplance/core/config"
 	"github.com/caplance/caplance/core/fastpath"
-	"github.com/caplance/caplance/core/ruleset"
+	"github.com/caplance/caplance/core/forward"
 )
 
 // openKernel goes down to the kernel's rung, if the configuration wants that
@@ -25,7 +24,9 @@ func (s *Server) openKernel(addrs []address) (*fastpath.Balancer, error) {
 	if len(links) == 0 {
 		links = ethernet(addrs)
 	}
-	cfg := fastpath.Config{Links: links, Flows: d.Flows, Services: s.cfg.Services, StateDir: s.cfg.StateDir}
+	cfg := fastpath.Config{
+		Links: links, XDP: d.Rung == config.XDP, Flows: d.Flows, Timeouts: d.Timeouts, Services: s.cfg.Services, StateDir: s.cfg.StateDir,
+	}
 	b, err := fastpath.OpenBalancer(cfg)
 	if err == nil && b.Inherited && !s.pools.memory.tells(s.cfg.Services) {
 		s.log.Warn("flows that a predecessor left in the kernel are dropped: its services were others, or it is long ago")
@@ -35,9 +36,12 @@ func (s *Server) openKernel(addrs []address) (*fastpath.Balancer, error) {
 	}
 	if err == nil {
 		s.rung = "tc"
+		if cfg.XDP {
+			s.rung = "xdp"
+		}
 		return b, nil
 	}
-	if d.Rung == config.TC {
+	if d.Rung != config.Auto {
 		return nil, fmt.Errorf("rung %s: %w", d.Rung, err)
 	}
 	s.rung = fmt.Sprintf("userspace (%v)", err)
@@ -61,10 +65,14 @@ func ethernet(addrs []address) []string {
 // target is a member as the kernel sends to it.
 func (p *pools) target(s *core.Service, m *core.Member) fastpath.Target {
 	path := p.path(m.Addr)
-	return fastpath.Target{
-		Service: s.Index, Handle: m.Handle, Addr: m.Addr, Source: path.Source, Link: path.Link, MTU: path.MTU,
-		Port: p.port, Paused: m.State == core.Paused,
+	t := fastpath.Target{
+		Service: s.Index, Handle: m.Handle, Direct: m.Mode == core.ModeDirect, Addr: m.Addr, Source: path.Source,
+		Link: path.Link, MTU: m.MTU, Port: p.port, Paused: m.State == core.Paused,
 	}
+	if mac := p.macs[m.Addr]; mac != (forward.MAC{}) {
+		t.MAC, t.LinkMAC = mac[:], path.LinkMAC[:]
+	}
+	return t
 }
 
 // setTargets tells the kernel of a pool's members before the workers know of
@@ -74,18 +82,20 @@ func (p *pools) setTargets(pool *core.Pool) {
 		return
 	}
 	for i := range pool.Members {
-		t := p.target(pool.Service, &pool.Members[i])
-		if !t.Source.IsValid() || t.Link == 0 {
-			continue // unroutable: its flows stay in userspace
+		m := &pool.Members[i]
+		t := p.target(pool.Service, m)
+		if !m.Kernel() || !t.Source.IsValid() || t.Link == 0 {
+			continue // its agent works in userspace, or it is unroutable: so do its flows
 		}
 		if err := p.kernel.SetTarget(t); err != nil {
-			p.log.Warn("flows stay in userspace", "backend", pool.Members[i].Name, "err", err)
+			p.log.Warn("flows stay in userspace", "backend", m.Name, "err", err)
 		}
 	}
 	p.setLookup(pool)
 }
 
-// setLookup leaves a pool's lookup table for when this process is dead.
+// setLookup gives a pool's lookup table to the kernel: for when this process is
+// dead, and for policies that fill it.
 func (p *pools) setLookup(pool *core.Pool) {
 	if p.kernel == nil {
 		return
@@ -95,10 +105,24 @@ func (p *pools) setLookup(pool *core.Pool) {
 	}
 }
 
+// dropTargets takes from the kernel the members of was that are not in now.
+func (p *pools) dropTargets(was, now *core.Pool) {
+	if p.kernel == nil {
+		return
+	}
+	for _, m := range was.Members {
+		if _, ok := now.Find(m.Handle); ok {
+			continue
+		}
+		if err := p.kernel.RemoveTarget(was.Service.Index, m.Handle); err != nil {
+			p.log.Warn("kernel keeps a backend that left", "backend", m.Name, "err", err)
+		}
+	}
+}
+
 // takeOver puts the kernel to work by our pools: at once where no flows are
 // left in it, else when all backends of the predecessor are back or given up;
-// until then its program goes on. Flows that are in the kernel get entries in
-// the workers' tables.
+// until then its program goes on.
 func (p *pools) takeOver() error {
 	if p.kernel == nil || p.attached.Load() || p.kernel.Inherited && p.memory.recovering() {
 		return nil
@@ -118,9 +142,7 @@ func (p *pools) takeOver() error {
 		if err != nil {
 			return err
 		}
-	}
-	if err := p.adoptAll(); err != nil { // before packets of theirs come up
-		return err
+		p.log.Info("flows in the kernel were taken over")
 	}
 	if err := p.kernel.Beat(); err != nil {
 		return err
@@ -129,43 +151,7 @@ func (p *pools) takeOver() error {
 		return err
 	}
 	p.attached.Store(true)
-	return p.adoptAll() // what the predecessor's program placed meanwhile
-}
-
-// adoptAll gives the workers the flows that a predecessor left in the kernel.
-func (p *pools) adoptAll() error {
-	if !p.kernel.Inherited {
-		return nil
-	}
-	var flows []fastpath.Placed
-	if err := p.kernel.Each(func(f fastpath.Placed) { flows = append(flows, f) }); err != nil {
-		return fmt.Errorf("take over: %w", err)
-	}
-	p.adopt(flows)
-	p.log.Info("flows in the kernel were taken over", "flows", len(flows))
 	return nil
-}
-
-// adopt gives flows that are in the kernel entries in their workers' tables.
-func (s *Server) adopt(capture *ruleset.Capture, flows []fastpath.Placed) {
-	const batch = 1024
-	parts := make([][]fastpath.Placed, len(s.workers))
-	for _, f := range flows {
-		w := capture.FlowQueue(&f.Key)
-		parts[w] = append(parts[w], f)
-	}
-	for w, part := range parts {
-		for some := range slices.Chunk(part, batch) {
-			err := s.inWorker(w, func() {
-				for i := range some {
-					s.workers[w].path.Adopt(&some[i].Key, some[i].Service, some[i].Backend, some[i].Idle)
-				}
-			})
-			if err != nil {
-				s.log.Warn("flows not taken over: they end when they close", "flows", len(some), "err", err)
-			}
-		}
-	}
 }
 
 // beat keeps the kernel from placing flows itself.
@@ -178,38 +164,11 @@ func (s *Server) beat(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		if s.kernel != nil && s.pools.attached.Load() {
+		if s.kernel != nil && s.pools.attached.Load() && !s.leaving.Load() {
 			if err := s.kernel.Beat(); err != nil {
 				return err
 			}
 		}
-	}
-}
-
-// dropTargets takes from the kernel the members of was that are not in now.
-func (p *pools) dropTargets(was, now *core.Pool) {
-	if p.kernel == nil {
-		return
-	}
-	for _, m := range was.Members {
-		if _, ok := now.Find(m.Handle); ok {
-			continue
-		}
-		if err := p.kernel.RemoveTarget(was.Service.Index, m.Handle); err != nil {
-			p.log.Warn("kernel keeps a backend that left", "backend", m.Name, "err", err)
-		}
-	}
-}
-
-// countKernel notes what the kernel forwarded.
-func (p *pools) countKernel() {
-	if p.kernel == nil {
-		return
-	}
-	for _, s := range p.services {
-		p.ledger.Kernel(p.out.Of(s.Index), func(h core.Handle) (packets, bytes uint64) {
-			return p.kernel.Total(s.Index, h)
-		})
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -29,6 +30,7 @@ type memory struct {
 // memoir is what is kept of a pool.
 type memoir struct {
 	Index      uint16           `json:"index"` // of the service
+	VIP        netip.Addr       `json:"vip"`
 	Candidates []core.Candidate `json:"candidates"`
 	Seats      []core.Seat      `json:"seats"`
 }
@@ -64,7 +66,7 @@ func (m *memory) recovering() bool { return len(m.old) > 0 }
 // services, in this order: only then do the kernel's flows mean anything.
 func (m *memory) tells(services []*core.Service) bool {
 	for _, s := range services {
-		if o, ok := m.old[s.Name]; !ok || o.Index != s.Index {
+		if o, ok := m.old[s.Name]; !ok || o.Index != s.Index || o.VIP != s.VIP {
 			return false
 		}
 	}
@@ -75,7 +77,7 @@ func (m *memory) tells(services []*core.Service) bool {
 // its backends are back.
 func (m *memory) observe(p *core.Pool) {
 	service := p.Service.Name
-	m.now[service] = memoir{p.Service.Index, p.Candidates(), p.Seats()}
+	m.now[service] = memoir{p.Service.Index, p.Service.VIP, p.Candidates(), p.Seats()}
 	for _, seat := range m.old[service].Seats {
 		if !slices.ContainsFunc(p.Members, func(b core.Member) bool { return b.Name == seat.Name }) {
 			return

@@ -29,10 +29,10 @@ type pools struct {
 	builders []*core.PoolBuilder
 	backends []core.Backend
 	paths    map[netip.Addr]forward.Path
-	kernel   *fastpath.Balancer // nil: userspace
-	port     uint16             // of the tunnel
-	adopt    func([]fastpath.Placed)
-	attached atomic.Bool // the kernel works by our pools, not a predecessor's
+	kernel   *fastpath.Balancer         // nil: userspace
+	port     uint16                     // of the tunnel
+	macs     map[netip.Addr]forward.MAC // of the next hops, by backend; what is missing is not known
+	attached atomic.Bool                // the kernel works by our pools, not a predecessor's
 
 	rebuild []chan struct{} // by Service.Index: a table is to be built
 }
@@ -40,7 +40,7 @@ type pools struct {
 func newPools(services []*core.Service, ledger *datapath.Ledger, m *memory, log *slog.Logger) *pools {
 	p := &pools{
 		services: services, out: datapath.NewPools(services), ledger: ledger, memory: m, log: log,
-		paths: map[netip.Addr]forward.Path{},
+		paths: map[netip.Addr]forward.Path{}, macs: map[netip.Addr]forward.MAC{},
 	}
 	for _, s := range services {
 		b := core.NewPoolBuilder(s)
@@ -64,8 +64,11 @@ func (p *pools) change(backends []core.Backend) {
 func (p *pools) publish() {
 	for i := range p.backends {
 		b := &p.backends[i]
-		b.TunnelMTU = p.path(b.Addr).MTU
+		path := p.path(b.Addr)
+		b.TunnelMTU, b.LinkMTU, b.OnLink = path.MTU, path.LinkMTU, path.OnLink(b.Addr)
 	}
+	p.refreshMACs()
+	p.countKernel() // newcomers start at the level of the others
 	built := make([]*core.Pool, len(p.services))
 	for i, s := range p.services {
 		built[i] = p.builders[i].Build(p.backends, p.memory.before(s.Name)).Inherit(p.out.Of(s.Index))
@@ -93,7 +96,7 @@ func (p *pools) path(addr netip.Addr) forward.Path {
 	path, err := forward.PathTo(addr)
 	if err != nil {
 		p.log.Warn("backend unroutable", "addr", addr, "err", err)
-		return forward.Path{MTU: 1280 - forward.Overhead(addr)}
+		return forward.Path{MTU: 1280 - forward.Overhead(addr), LinkMTU: 1280}
 	}
 	p.paths[addr] = path
 	return path
@@ -112,10 +115,17 @@ func (p *pools) watch(ctx context.Context) error {
 		}
 		p.mu.Lock()
 		p.countKernel()
-		if err := p.takeOver(); err != nil {
+		err := p.takeOver()
+		if err != nil {
 			p.mu.Unlock()
 			return err
 		}
+		if p.refreshMACs() {
+			for _, s := range p.services {
+				p.setTargets(p.out.Of(s.Index))
+			}
+		}
+		p.askNeighbours(n%askAgain == 0)
 		if n%4 != 0 {
 			p.mu.Unlock()
 			continue
@@ -167,16 +177,37 @@ func (p *pools) offer(b core.Backend) registry.Offer {
 	p.mu.Lock()
 	path := p.path(b.Addr)
 	p.mu.Unlock()
-	o := registry.Offer{MTU: path.MTU}
+	b.LinkMTU, b.OnLink = path.LinkMTU, path.OnLink(b.Addr)
+	o := registry.Offer{MTU: path.MTU, Direct: true}
 	if path.Source.IsValid() {
 		o.Balancers = []netip.Addr{path.Source}
 	}
 	for _, s := range p.services {
-		if b.Serves(s.Name) && !slices.Contains(o.VIPs, s.VIP) {
+		if !b.Serves(s.Name) {
+			continue
+		}
+		if !slices.Contains(o.VIPs, s.VIP) {
 			o.VIPs = append(o.VIPs, s.VIP)
 		}
+		o.Direct = o.Direct && b.ModeIn(s) == core.ModeDirect
+	}
+	if o.Direct {
+		o.MTU = path.LinkMTU
 	}
 	return o
+}
+
+// countKernel notes what the kernel forwarded.
+func (p *pools) countKernel() {
+	if p.kernel == nil {
+		return
+	}
+	for _, s := range p.services {
+		p.ledger.Kernel(p.out.Of(s.Index), func(h core.Handle) (packets, bytes, placed uint64) {
+			sum := p.kernel.Total(s.Index, h)
+			return sum.Packets, sum.Bytes, sum.ByTable + sum.ByFallback
+		})
+	}
 }
 
 // active is the number of flows of a backend in all its services.

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caplance/caplance/core"
@@ -46,6 +47,10 @@ type Server struct {
 	method   ruleset.Method
 	rung     string
 	kernel   *fastpath.Balancer // nil: userspace
+
+	flowQueue func(*core.FlowKey) int // which worker owns a flow
+	stop      context.CancelFunc
+	leaving   atomic.Bool // what is in the kernel stays, for a successor
 }
 
 // worker is one queue with all that works on it.
@@ -53,7 +58,7 @@ type worker struct {
 	queue  uint16
 	path   *datapath.Worker
 	loop   *verdict.Loop
-	tunnel *forward.Tunnel
+	sender *forward.Sender
 }
 
 // New prepares a server; nothing happens before Run.
@@ -89,6 +94,8 @@ func (u *undo) run() (err error) {
 func (s *Server) Run(ctx context.Context) (err error) {
 	var back undo
 	defer func() { err = errors.Join(err, back.run()) }()
+	ctx, s.stop = context.WithCancel(ctx)
+	defer s.stop()
 
 	s.started = time.Now()
 	queues := s.cfg.Datapath.Queues
@@ -109,7 +116,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	back.add(journal.Close)
+	back.add(s.either(journal.Close, journal.Leave))
 	if n := journal.Reclaimed(); n > 0 {
 		s.log.Warn("the last run was killed; its changes were taken back", "changes", n)
 	}
@@ -124,7 +131,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		return err
 	}
 	if s.kernel != nil {
-		back.add(s.kernel.Close)
+		back.add(s.either(s.kernel.Close, s.kernel.Leave))
 	}
 	s.pools.kernel, s.pools.port = s.kernel, s.cfg.Datapath.TunnelPort
 
@@ -137,13 +144,14 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		Services: s.cfg.Services, FirstQueue: s.cfg.Datapath.FirstQueue, Queues: queues,
 		Seed: rand.Uint32(), TunnelPort: s.cfg.Datapath.TunnelPort,
 	}
+	s.flowQueue = capture.FlowQueue
 	if err := s.openWorkers(capture, linkMTU(addrs, s.cfg.Services), &back); err != nil {
 		return err
 	}
 	loops, stopLoops := s.startLoops(ctx)
 	back.add(stopLoops)
-	s.pools.adopt = func(flows []fastpath.Placed) { s.adopt(capture, flows) }
-	back.add(ruleset.Remove) // also the rules of a killed predecessor, whatever fails below
+	// Also the rules of a killed predecessor, whatever fails below.
+	back.add(s.either(ruleset.Remove, func() error { return nil }))
 	if s.method, err = capture.Apply(); err != nil {
 		return err
 	}
@@ -157,6 +165,16 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	return s.serve(ctx, loops)
 }
 
+// either is the way to close a part: for good, or to leave it to a successor.
+func (s *Server) either(closing, leaving func() error) func() error {
+	return func() error {
+		if s.leaving.Load() {
+			return leaving()
+		}
+		return closing()
+	}
+}
+
 // serve runs the parts that talk to others until ctx ends or one part fails.
 func (s *Server) serve(ctx context.Context, loops *errgroup.Group) error {
 	g, ctx := errgroup.WithContext(ctx)
@@ -166,6 +184,7 @@ func (s *Server) serve(ctx context.Context, loops *errgroup.Group) error {
 	g.Go(func() error { return ctl.Run(ctx) })
 	g.Go(func() error { return s.pools.watch(ctx) })
 	g.Go(func() error { return s.beat(ctx) })
+	g.Go(func() error { return s.census(ctx) })
 	for _, sp := range s.policies.services {
 		g.Go(func() error { return s.keepTable(ctx, sp) })
 	}
@@ -202,11 +221,11 @@ func (s *Server) openWorkers(capture *ruleset.Capture, mtu int, back *undo) erro
 	var paths []*datapath.Worker
 	d := s.cfg.Datapath
 	for i := range capture.Queues {
-		tunnel, err := forward.Open(d.TunnelPort)
+		sender, err := forward.Open(d.TunnelPort)
 		if err != nil {
 			return err
 		}
-		back.add(tunnel.Close)
+		back.add(sender.Close)
 		raw, err := forward.OpenRaw()
 		if err != nil {
 			return err
@@ -221,15 +240,15 @@ func (s *Server) openWorkers(capture *ruleset.Capture, mtu int, back *undo) erro
 		back.add(q.Close)
 		var kernel datapath.Kernel
 		if s.kernel != nil {
-			kernel = s.kernel
+			kernel = s.kernel.Placer()
 		}
 		path := datapath.NewWorker(datapath.Config{
 			Index: i, Services: s.cfg.Services, Pools: s.pools.out, Schedulers: s.policies.schedulersOf(i),
-			Tunnel: tunnel, Errors: raw, Kernel: kernel, Flows: d.Flows / capture.Queues, Timeouts: d.Timeouts,
+			Sender: sender, Errors: raw, Kernel: kernel, Flows: d.Flows / capture.Queues, Timeouts: d.Timeouts,
 			FlowQueue: capture.FlowQueue, Ledger: s.ledger, LinkMTU: mtu, Seed: rand.Uint64(),
 		})
 		paths = append(paths, path)
-		s.workers = append(s.workers, &worker{d.FirstQueue + uint16(i), path, verdict.NewLoop(q, path), tunnel})
+		s.workers = append(s.workers, &worker{d.FirstQueue + uint16(i), path, verdict.NewLoop(q, path), sender})
 	}
 	for _, w := range s.workers {
 		w.path.Connect(paths, w.loop.Wake)
@@ -301,24 +320,24 @@ func linkMTU(addrs []address, services []*core.Service) int {
 // sanity sends the registry's probes by the way of tunnelled packets.
 type sanity struct {
 	mu     sync.Mutex
-	tunnel *forward.Tunnel
+	sender *forward.Sender
 }
 
 func openSanity(port uint16) (*sanity, error) {
 	t, err := forward.Open(port)
-	return &sanity{tunnel: t}, err
+	return &sanity{sender: t}, err
 }
 
 func (s *sanity) send(to netip.Addr, datagram []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	before := s.tunnel.Packets.Load()
-	s.tunnel.Send(to, rand.Uint64(), datagram)
-	s.tunnel.Flush()
-	if s.tunnel.Packets.Load() == before {
+	before := s.sender.Packets.Load()
+	s.sender.Tunnel(to, rand.Uint64(), datagram)
+	s.sender.Flush()
+	if s.sender.Packets.Load() == before {
 		return fmt.Errorf("tunnel to %v: probe not sent: no route, or the datagram is too long", to)
 	}
 	return nil
 }
 
-func (s *sanity) close() error { return s.tunnel.Close() }
+func (s *sanity) close() error { return s.sender.Close() }

@@ -2,8 +2,6 @@ package daemon
 
 import (
 	"bufio"
-	"context"
-	"errors"
 	"fmt"
 	"os"
 	"runtime/debug"
@@ -11,7 +9,6 @@ import (
 
 	"github.com/caplance/caplance/core"
 	"github.com/caplance/caplance/core/control"
-	"github.com/caplance/caplance/core/flow"
 )
 
 // Backends implements control.Source.
@@ -23,7 +20,7 @@ func (s *Server) Backends() []control.BackendRow {
 			t := s.ledger.Total(svc.Index, m.Handle)
 			total += t.Flows
 			rows = append(rows, control.BackendRow{
-				Service: svc.Name, Name: m.Name, Addr: m.Addr, State: m.State, Weight: m.Weight, Since: m.Since,
+				Service: svc.Name, Name: m.Name, Addr: m.Addr, Mode: m.Mode.String(), State: m.State, Weight: m.Weight, Since: m.Since,
 				Flows: t.Active, FlowsTotal: t.Flows, Packets: t.Packets, Bytes: t.Bytes,
 			})
 		}
@@ -47,71 +44,26 @@ func (s *Server) Services() []control.ServiceRow {
 		for _, m := range pool.Members {
 			row.Flows += s.ledger.Total(svc.Index, m.Handle).Active
 		}
-		for by, n := range st.Picks {
-			row.Picks[core.Decision(by).String()] = n
-		}
+		s.addPicks(row.Picks, svc.Index, st.Picks[:])
 		rows = append(rows, row)
 	}
 	return rows
 }
 
-// walkStep is how many entries a worker shows at once between packets.
-const walkStep = 4096
-
-// Flows implements control.Source.
-func (s *Server) Flows(ctx context.Context, f control.FlowFilter) ([]control.FlowRow, error) {
-	rows := []control.FlowRow{}
-	full := func() bool { return f.Limit > 0 && len(rows) >= f.Limit }
-	for _, w := range s.workers {
-		for at := 0; at >= 0 && !full(); {
-			done := make(chan int, 1)
-			var part []control.FlowRow
-			if !w.path.Do(func() {
-				done <- w.path.Table().Walk(at, walkStep, func(e *flow.Entry) {
-					if row, ok := s.flowRow(w, e, f); ok {
-						part = append(part, row)
-					}
-				})
-			}) {
-				return nil, errors.New("flows: a worker is too busy; try again")
-			}
-			select {
-			case at = <-done:
-				rows = append(rows, part...)
-			case <-ctx.Done():
-				return nil, fmt.Errorf("flows: %w", context.Cause(ctx))
-			}
-		}
+// addPicks tells who placed a service's flows: the workers' schedulers, and the
+// kernel itself.
+func (s *Server) addPicks(picks map[string]uint64, service uint16, scheduled []uint64) {
+	for by, n := range scheduled {
+		picks[core.Decision(by).String()] += n
 	}
-	if full() {
-		rows = rows[:f.Limit]
+	if s.kernel == nil {
+		return
 	}
-	return rows, nil
-}
-
-// flowRow renders an entry that passes the filter, in its worker's goroutine.
-func (s *Server) flowRow(w *worker, e *flow.Entry, f control.FlowFilter) (row control.FlowRow, ok bool) {
-	pool := s.pools.out.Of(e.Service)
-	backend := "(gone)"
-	if i, ok := pool.Find(e.Backend); ok {
-		backend = pool.Members[i].Name
+	for _, m := range s.pools.out.Of(service).Members {
+		sum := s.kernel.Total(service, m.Handle)
+		picks[core.ByTable.String()] += sum.ByTable
+		picks[core.ByFallback.String()] += sum.ByFallback
 	}
-	if f.Service != "" && f.Service != pool.Service.Name || f.Backend != "" && f.Backend != backend {
-		return row, false
-	}
-	row = control.FlowRow{
-		Src: e.Key.SrcAddr(), Dst: e.Key.DstAddr(), Proto: core.ProtoName(e.Key.Proto),
-		Service: pool.Service.Name, Backend: backend, State: e.State.String(),
-		Age: w.path.Age(e.Created).Seconds(), Idle: w.path.Age(e.Seen).Seconds(),
-		Packets: uint64(e.Packets), Bytes: e.Bytes,
-	}
-	if idle, packets, bytes, ok := w.path.KernelPart(e); ok {
-		row.Kernel = true
-		row.Idle = min(row.Idle, idle.Seconds())
-		row.Packets += packets
-		row.Bytes += bytes
-	}
-	return row, true
 }
 
 // Stats implements control.Source.
@@ -136,12 +88,12 @@ func (s *Server) Stats() control.Stats {
 			Waiting: k.waiting, QueueDrops: k.queueDrops, SocketDrops: k.socketDrops,
 		})
 		w.path.Counts.AddTo(st.Counters)
-		st.Counters["forwarded"] += w.tunnel.Packets.Load()
-		st.Counters["forwarded_bytes"] += w.tunnel.Bytes.Load()
-		st.Counters["tunnel_too_long"] += w.tunnel.TooLong.Load()
-		st.Counters["tunnel_unreachable"] += w.tunnel.Unreachable.Load()
-		st.Counters["tunnel_busy"] += w.tunnel.Busy.Load()
-		st.Counters["tunnel_failed"] += w.tunnel.Failed.Load()
+		st.Counters["forwarded"] += w.sender.Packets.Load()
+		st.Counters["forwarded_bytes"] += w.sender.Bytes.Load()
+		st.Counters["tunnel_too_long"] += w.sender.TooLong.Load()
+		st.Counters["tunnel_unreachable"] += w.sender.Unreachable.Load()
+		st.Counters["tunnel_busy"] += w.sender.Busy.Load()
+		st.Counters["tunnel_failed"] += w.sender.Failed.Load()
 		st.Counters["queue_errors"] += w.loop.Overruns.Load()
 	}
 	return st
@@ -174,7 +126,9 @@ func kernelQueues() map[uint16]kernelQueue {
 func (s *Server) Policies() []control.PolicyRow {
 	rows := []control.PolicyRow{}
 	for _, sp := range s.policies.services {
-		rows = append(rows, sp.row())
+		row := sp.row()
+		s.addPicks(row.Picks, sp.svc.Index, nil)
+		rows = append(rows, row)
 	}
 	return rows
 }

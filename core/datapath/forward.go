@@ -15,13 +15,18 @@ func (w *Worker) forward(s *core.Service, b []byte, p *packet.Packet, mark uint3
 	e := w.table.Find(&p.Key, hash)
 	i, ok := 0, false
 	if e != nil {
-		if i, ok = pool.Find(e.Backend); !ok || syn && e.State == flow.Closing {
+		if i, ok = pool.Find(e.Backend); !ok || syn && (e.State == flow.Closing || w.forgotten(e)) {
 			// The backend left, or the client uses the port anew.
 			w.table.Remove(e)
 			e = nil
 		}
 	}
 	if e == nil {
+		if i = w.withKernel(pool, p, syn); i >= 0 {
+			w.book.packet(s.Index, pool.Members[i].Handle, p.Length)
+			w.send(&pool.Members[i], hash, b, p)
+			return
+		}
 		if i = w.schedule(s, pool, p, hash, syn, mark); i < 0 {
 			return
 		}
@@ -38,9 +43,9 @@ func (w *Worker) forward(s *core.Service, b []byte, p *packet.Packet, mark uint3
 		w.book.began(e)
 	}
 	w.table.Touch(e, p.TCPFlags, p.Length, w.now)
-	w.book.packet(e, p.Length)
+	w.book.packet(e.Service, e.Backend, p.Length)
 	if w.Kernel != nil {
-		w.handOver(e, &pool.Members[i])
+		w.handOver(e, &pool.Members[i], p)
 	}
 	w.send(&pool.Members[i], hash, b, p)
 }
@@ -88,16 +93,15 @@ func (w *Worker) midFlow(pool *core.Pool, hash uint64) int {
 	return -1
 }
 
-// send puts a packet into the tunnel to m. A packet too long for the tunnel is
-// answered with an ICMP error or, where its sender cannot be asked for less,
-// cut.
+// send takes a packet to m. One too long for the way there is answered with an
+// ICMP error or, where its sender cannot be asked for less, cut.
 func (w *Worker) send(m *core.Member, hash uint64, b []byte, p *packet.Packet) {
 	if m.State == core.Paused {
 		w.Counts.add(PausedDrop)
 		return
 	}
-	if p.Length <= m.TunnelMTU {
-		w.Tunnel.Send(m.Addr, hash, b[:p.Length])
+	if p.Length <= m.MTU {
+		w.carry(m, hash, b[:p.Length])
 		return
 	}
 	if p.Kind == packet.ICMPError { // never answered with another (RFC 1122, §3.2.2)
@@ -106,10 +110,19 @@ func (w *Worker) send(m *core.Member, hash uint64, b []byte, p *packet.Packet) {
 	}
 	reassembled := p.Family == 6 && p.Key.Proto != core.ProtoTCP && p.Length > w.LinkMTU
 	if p.DF && !reassembled {
-		w.tooBig(b[:p.Length], p, m.TunnelMTU)
+		w.tooBig(b[:p.Length], p, m.MTU)
 		return
 	}
 	w.cut(m, hash, b, p)
+}
+
+// carry queues a packet that fits, by the member's mode.
+func (w *Worker) carry(m *core.Member, hash uint64, b []byte) {
+	if m.Mode == core.ModeDirect {
+		w.Sender.Direct(m.Addr, b)
+		return
+	}
+	w.Sender.Tunnel(m.Addr, hash, b)
 }
 
 // tooBig asks the client for smaller packets.
@@ -124,22 +137,22 @@ func (w *Worker) tooBig(b []byte, p *packet.Packet, mtu int) {
 	}
 }
 
-// cut sends a packet as fragments. The tunnel keeps what it sends until it is
+// cut sends a packet as fragments. The sender keeps what it sends until it is
 // flushed, so each gets a piece of a buffer of its own.
 func (w *Worker) cut(m *core.Member, hash uint64, b []byte, p *packet.Packet) {
 	var f packet.Fragmenter
 	w.rand += 0x9e3779b97f4a7c15
-	if !f.Start(b, p, m.TunnelMTU, uint32(core.Mix(w.rand))) {
+	if !f.Start(b, p, m.MTU, uint32(core.Mix(w.rand))) {
 		w.Counts.add(Malformed)
 		return
 	}
 	w.Counts.add(Fragmented)
 	for {
-		out := f.Next(make([]byte, m.TunnelMTU))
+		out := f.Next(make([]byte, m.MTU))
 		if out == nil {
 			return
 		}
-		w.Tunnel.Send(m.Addr, hash, out)
+		w.carry(m, hash, out)
 	}
 }
 

@@ -21,18 +21,44 @@ func NewLedger(workers, services int) *Ledger {
 	return l
 }
 
-// Kernel notes what the kernel has forwarded for the members of a pool since
-// each registered. One goroutine may call it.
-func (l *Ledger) Kernel(p *core.Pool, total func(h core.Handle) (packets, bytes uint64)) {
-	b := l.books[len(l.books)-1]
+// Kernel notes what the kernel has done for the members of a pool since each
+// registered: what it forwarded, and how many flows it placed itself. One
+// goroutine may call it.
+func (l *Ledger) Kernel(p *core.Pool, total func(h core.Handle) (packets, bytes, placed uint64)) {
+	b := l.kernel()
 	b.open(p)
 	for _, m := range p.Members {
 		a := b.account(p.Service.Index, m.Handle)
-		packets, bytes := total(m.Handle)
+		packets, bytes, placed := total(m.Handle)
 		a.packets.Store(packets)
 		a.bytes.Store(bytes)
+		a.flows.Store(placed)
 	}
 }
+
+func (l *Ledger) kernel() *book { return l.books[len(l.books)-1] }
+
+// Handed is how many flows of a backend the workers have handed to the kernel,
+// ever: taken before a census, it tells afterwards which of them that saw.
+func (l *Ledger) Handed(service uint16, h core.Handle) (n int64) {
+	for _, b := range l.books {
+		if a := b.account(service, h); a != nil {
+			n += a.handedOver.Load()
+		}
+	}
+	return n
+}
+
+// Census notes how many flows of a backend are open in the kernel, of those
+// that were handed over before it was taken, and of those placed there.
+func (l *Ledger) Census(service uint16, h core.Handle, open, handedBefore int64) {
+	if a := l.kernel().account(service, h); a != nil {
+		a.active.Store(open - handedBefore)
+	}
+}
+
+// InKernel notes how many flows the kernel's tables hold in all.
+func (l *Ledger) InKernel(flows int) { l.kernel().flows.Store(int64(flows)) }
 
 // Totals are what all workers counted for one backend of one service since it
 // registered.
@@ -47,12 +73,13 @@ type Totals struct {
 func (l *Ledger) Total(service uint16, h core.Handle) (t Totals) {
 	for _, b := range l.books {
 		if a := b.account(service, h); a != nil {
-			t.Active += a.active.Load()
+			t.Active += a.active.Load() + a.handedOver.Load()
 			t.Flows += a.flows.Load()
 			t.Packets += a.packets.Load()
 			t.Bytes += a.bytes.Load()
 		}
 	}
+	t.Active = max(t.Active, 0) // a census and a hand-over may cross
 	return t
 }
 
@@ -89,7 +116,10 @@ type account struct {
 	flows   atomic.Uint64
 	packets atomic.Uint64
 	bytes   atomic.Uint64
-	_       [24]byte
+
+	handedOver atomic.Int64 // flows given to the kernel, ever
+
+	_ [16]byte
 }
 
 func (b *book) account(service uint16, h core.Handle) *account {
@@ -125,6 +155,14 @@ func (b *book) began(e *flow.Entry) {
 	}
 }
 
+// handed counts a flow that the kernel has from now on.
+func (b *book) handed(e *flow.Entry) {
+	if a := b.account(e.Service, e.Backend); a != nil {
+		a.active.Add(-1)
+		a.handedOver.Add(1)
+	}
+}
+
 // ended counts a flow's end.
 func (b *book) ended(e *flow.Entry) {
 	if a := b.account(e.Service, e.Backend); a != nil {
@@ -133,16 +171,17 @@ func (b *book) ended(e *flow.Entry) {
 }
 
 // packet counts a packet of size bytes.
-func (b *book) packet(e *flow.Entry, size int) {
-	if a := b.account(e.Service, e.Backend); a != nil {
+func (b *book) packet(service uint16, h core.Handle, size int) {
+	if a := b.account(service, h); a != nil {
 		a.packets.Add(1)
 		a.bytes.Add(uint64(size))
 	}
 }
 
-// settle publishes the state of the flow table.
-func (b *book) settle(t *flow.Table) {
-	b.flows.Store(int64(t.Len()))
+// settle publishes the state of the flow table, in which some entries are but
+// memos of flows that the kernel has.
+func (b *book) settle(t *flow.Table, memos int) {
+	b.flows.Store(int64(t.Len() - memos))
 	b.capacity.Store(int64(t.Cap()))
 	b.evicted.Store(t.Evicted)
 	b.refused.Store(t.Refused)

@@ -45,7 +45,10 @@ func (w *Worker) icmpError(b []byte, p *packet.Packet) verdict.Verdict {
 			i, ok = pool.Find(e.Backend)
 		}
 		if !ok {
-			if i = w.midFlow(pool, hash); i < 0 {
+			if i = w.withKernel(pool, &q, false); i < 0 {
+				i = w.midFlow(pool, hash)
+			}
+			if i < 0 {
 				return
 			}
 		}

@@ -39,10 +39,11 @@ type Scheduler interface {
 	Tick(now uint64)
 }
 
-// Tunnel takes packets to backends (forward.Tunnel). Send keeps the packet's
+// Sender takes packets to backends (forward.Sender). It keeps the packets'
 // bytes until Flush.
-type Tunnel interface {
-	Send(addr netip.Addr, flow uint64, packet []byte)
+type Sender interface {
+	Tunnel(addr netip.Addr, flow uint64, packet []byte)
+	Direct(addr netip.Addr, packet []byte)
 	Flush()
 }
 
@@ -50,15 +51,15 @@ type Tunnel interface {
 type Raw interface{ Send(packet []byte) error }
 
 // Kernel forwards the packets of placed flows without asking again
-// (fastpath.Balancer).
+// (fastpath.Placer).
 type Kernel interface {
-	// Add hands a flow over; false when there is no room.
-	Add(k *core.FlowKey, service uint16, h core.Handle) bool
-	// Remove takes a flow back.
-	Remove(k *core.FlowKey)
-	// Look tells what was forwarded since Add and for how long the flow has
-	// been silent; ok is false for a flow that is not there.
-	Look(k *core.FlowKey) (idle time.Duration, packets, bytes uint64, ok bool)
+	// Add hands a flow over, that had some packets already, with the next Flush
+	// at the latest; false when it must stay here.
+	Add(k *core.FlowKey, service uint16, h core.Handle, packets, bytes uint64) bool
+	// Flush comes before the flows' packets are sent on.
+	Flush()
+	// Find is the backend of a flow that the kernel has.
+	Find(k *core.FlowKey) (h core.Handle, ok bool)
 }
 
 // Pools publishes the current pool of each service, by Service.Index. Version
@@ -93,7 +94,7 @@ type Config struct {
 	Services   []*core.Service
 	Pools      *Pools
 	Schedulers []Scheduler // by Service.Index
-	Tunnel     Tunnel
+	Sender     Sender
 	Errors     Raw    // ICMP errors to clients
 	Kernel     Kernel // nil: every packet comes up
 	Flows      int    // capacity of this worker's table
@@ -124,8 +125,10 @@ type Worker struct {
 	inbox    chan func()
 	wake     func()
 	tracker  tracker
+	handed   int          // entries of flows that the kernel has
 	asked    core.NewFlow // what the scheduler is asked; on the stack it would escape
 	told     core.FlowEnd // what it is told, likewise
+	sought   core.FlowKey // what the kernel is asked for, likewise
 	scratch  scratch
 	errQuota int // ICMP errors left until the next Tick
 
@@ -147,7 +150,6 @@ func NewWorker(cfg Config) *Worker {
 		w.byVIP[s.VIP.As16()] = append(w.byVIP[s.VIP.As16()], s)
 	}
 	w.table = flow.New(cfg.Flows, cfg.Timeouts, w.ended)
-	w.table.Alive = w.alive
 	w.tracker.init()
 	w.beginBatch() // a pool for every service before the first packet
 	w.fresh = false
@@ -205,7 +207,10 @@ func (w *Worker) Packet(b []byte, mark uint32) verdict.Verdict {
 
 // Flush implements verdict.Handler.
 func (w *Worker) Flush() {
-	w.Tunnel.Flush()
+	if w.Kernel != nil {
+		w.Kernel.Flush() // first: the second packets are on their way when the first are sent
+	}
+	w.Sender.Flush()
 	w.fresh = false
 }
 
@@ -258,7 +263,7 @@ func (w *Worker) Tick(now time.Time) {
 	w.swept = now
 	w.table.Sweep(int(int64(w.table.Cap())*int64(passed)/int64(sweepTime))+1, w.now, w.backendEnded)
 	w.tracker.expire(now)
-	w.book.settle(w.table)
+	w.book.settle(w.table, w.handed)
 	second := now.Sub(w.ticked) >= time.Second
 	if second {
 		w.ticked = now
@@ -273,7 +278,10 @@ func (w *Worker) Tick(now time.Time) {
 
 // ended is told of every flow just before its entry is reused.
 func (w *Worker) ended(e *flow.Entry) {
-	w.reclaim(e)
+	if e.Kernel { // its end is for the census to see
+		w.handed--
+		return
+	}
 	w.book.ended(e)
 	w.told = core.FlowEnd{
 		Backend: e.Backend, Packets: uint64(e.Packets), Bytes: e.Bytes,

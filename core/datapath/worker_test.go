@@ -28,17 +28,21 @@ func client(n int) netip.AddrPort {
 type sent struct {
 	to     netip.Addr
 	packet []byte
+	direct bool
 }
 
 type fakeTunnel struct{ out []sent }
 
-func (t *fakeTunnel) Send(to netip.Addr, _ uint64, b []byte) {
-	t.out = append(t.out, sent{to, bytes.Clone(b)})
+func (t *fakeTunnel) Tunnel(to netip.Addr, _ uint64, b []byte) {
+	t.out = append(t.out, sent{to: to, packet: bytes.Clone(b)})
+}
+func (t *fakeTunnel) Direct(to netip.Addr, b []byte) {
+	t.out = append(t.out, sent{to: to, packet: bytes.Clone(b), direct: true})
 }
 func (t *fakeTunnel) Flush() {}
 
 func (t *fakeTunnel) Reply(b []byte) error {
-	t.out = append(t.out, sent{netip.Addr{}, bytes.Clone(b)})
+	t.out = append(t.out, sent{packet: bytes.Clone(b)})
 	return nil
 }
 
@@ -105,7 +109,7 @@ func newRig(t testing.TB, workers int) *rig {
 			own, scheds = append(own, n), append(scheds, n)
 		}
 		w := NewWorker(Config{
-			Index: i, Services: r.services, Pools: r.pools, Schedulers: scheds, Tunnel: tun, Errors: rawFunc(tun.Reply),
+			Index: i, Services: r.services, Pools: r.pools, Schedulers: scheds, Sender: tun, Errors: rawFunc(tun.Reply),
 			Flows: 1000, Timeouts: flow.Timeouts{TCP: time.Minute, TCPSyn: time.Minute, TCPFin: time.Minute, UDP: time.Minute},
 			FlowQueue: func(k *core.FlowKey) int { return int(k.SrcPort) % workers }, Ledger: r.ledger, LinkMTU: 1500,
 		})
@@ -121,7 +125,7 @@ func newRig(t testing.TB, workers int) *rig {
 func (r *rig) setBackends(n int, state map[int]core.BackendState, before []core.Candidate) {
 	r.backends = nil
 	for i := range n {
-		b := core.Backend{Name: fmt.Sprintf("b%d", i), Addr: netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), Weight: 1, State: state[i], Since: time.Unix(1, 0), TunnelMTU: 1472}
+		b := core.Backend{Name: fmt.Sprintf("b%d", i), Addr: netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), Weight: 1, State: state[i], Since: time.Unix(1, 0), TunnelMTU: 1472, LinkMTU: 1500, OnLink: true}
 		if state[i] != gone {
 			r.backends = append(r.backends, b)
 		}
@@ -470,14 +474,15 @@ func TestAccounts(t *testing.T) {
 // discard forwards nothing, so that the benchmarks price the worker alone.
 type discard struct{}
 
-func (discard) Send(netip.Addr, uint64, []byte) {}
-func (discard) Flush()                          {}
+func (discard) Tunnel(netip.Addr, uint64, []byte) {}
+func (discard) Direct(netip.Addr, []byte)         {}
+func (discard) Flush()                            {}
 
 func hotRig(t testing.TB) (*Worker, []byte) {
 	r := newRig(t, 1)
 	r.setBackends(64, nil, nil)
 	w := r.workers[0]
-	w.Tunnel = discard{}
+	w.Sender = discard{}
 	return w, syn(1)
 }
 
@@ -512,74 +517,5 @@ func BenchmarkNewFlow(b *testing.B) {
 		n++
 		binary.BigEndian.PutUint32(p[12:], n)
 		w.Packet(p, 0)
-	}
-}
-
-// fakeKernel is a kernel that forwards nothing by itself.
-type fakeKernel struct {
-	flows map[core.FlowKey]core.Handle
-	idle  time.Duration
-	full  bool
-}
-
-func (k *fakeKernel) Add(key *core.FlowKey, _ uint16, h core.Handle) bool {
-	if !k.full {
-		k.flows[*key] = h
-	}
-	return !k.full
-}
-func (k *fakeKernel) Remove(key *core.FlowKey) { delete(k.flows, *key) }
-func (k *fakeKernel) Look(key *core.FlowKey) (time.Duration, uint64, uint64, bool) {
-	_, ok := k.flows[*key]
-	return k.idle, 5, 500, ok
-}
-
-// A flow goes to the kernel once it is established, if its backend can take
-// packets from there, and comes back when it closes or its backend leaves.
-func TestKernelHandOver(t *testing.T) {
-	r := newRig(t, 1)
-	r.setBackends(1, nil, nil)
-	w, k := r.workers[0], &fakeKernel{flows: map[core.FlowKey]core.Handle{}}
-	w.Kernel = k
-	r.backend(syn(1))
-	r.backend(ack(1))
-	if len(k.flows) != 0 {
-		t.Error("handed over though the backend's agent works in userspace")
-	}
-	r.backends[0].KernelDecap = true
-	r.publish(nil)
-	r.backend(ack(1))
-	r.backend(syn(2))
-	if len(k.flows) != 1 {
-		t.Errorf("%d flows in the kernel, want the established one", len(k.flows))
-	}
-	r.backend(ack(2))
-	r.backend(packettest.TCP(client(1), vip4, packet.FIN|packet.ACK, nil))
-	if len(k.flows) != 1 {
-		t.Errorf("%d flows in the kernel after one closed, want 1", len(k.flows))
-	}
-	// Nothing comes up of a flow that the kernel forwards: it is not idle.
-	k.idle = time.Second
-	w.epoch = w.epoch.Add(-2 * time.Minute)
-	w.swept = time.Time{}
-	w.Tick(time.Now())
-	if w.table.Len() != 1 || len(k.flows) != 1 {
-		t.Errorf("%d flows, %d in the kernel, want the busy one", w.table.Len(), len(k.flows))
-	}
-	k.idle = time.Hour
-	w.epoch = w.epoch.Add(-2 * time.Minute)
-	w.swept = time.Time{}
-	w.Tick(time.Now())
-	if w.table.Len() != 0 || len(k.flows) != 0 {
-		t.Errorf("%d flows, %d in the kernel after an hour of silence", w.table.Len(), len(k.flows))
-	}
-	r.backend(syn(3))
-	r.backend(ack(3))
-	r.backends = nil
-	r.publish(nil)
-	w.swept = time.Time{}
-	w.Tick(time.Now())
-	if len(k.flows) != 0 {
-		t.Error("a flow of a backend that left is still in the kernel")
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"strconv"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -28,7 +29,7 @@ func attach(name string, prog *ebpf.Program, pins string) (hook, error) {
 	if err != nil {
 		return hook{}, fmt.Errorf("fast path: %w", err)
 	}
-	pin := filepath.Join(pins, "link_"+strconv.Itoa(index))
+	pin := filepath.Join(pins, tcPin+strconv.Itoa(index))
 	if pins != "" {
 		if l, ok := takeLink(pin, prog); ok {
 			return hook{l, "tcx"}, nil
@@ -51,8 +52,53 @@ func attach(name string, prog *ebpf.Program, pins string) (hook, error) {
 	return hook{f, "clsact"}, nil
 }
 
-// filter is a program as a tc filter; Close removes it.
-type filter struct{ *netlink.BpfFilter }
+// attachXDP puts a program in the driver of a link: never in the generic hook,
+// which is no faster than TC.
+func attachXDP(name string, prog *ebpf.Program, pins string) (hook, error) {
+	index, err := linkIndex(name)
+	if err != nil {
+		return hook{}, fmt.Errorf("fast path: %w", err)
+	}
+	pin := filepath.Join(pins, xdpPin+strconv.Itoa(index))
+	if l, ok := takeLink(pin, prog); ok {
+		return hook{l, "xdp"}, nil
+	}
+	l, err := link.AttachXDP(link.XDPOptions{Program: prog, Interface: index, Flags: link.XDPDriverMode})
+	if err == nil {
+		err = l.Pin(pin)
+	}
+	if err != nil {
+		return hook{}, fmt.Errorf("fast path: native XDP on %s: %w (does its driver have it, and is no other program there?)", name, err)
+	}
+	return hook{l, "xdp"}, nil
+}
+
+// PassXDP puts a program that passes everything at a link: a veth takes
+// packets from its peer's XDP only when it has one itself.
+func PassXDP(name string) (io.Closer, error) {
+	index, err := linkIndex(name)
+	if err != nil {
+		return nil, fmt.Errorf("fast path: %w", err)
+	}
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL", Instructions: asm.Instructions{
+		asm.Mov.Imm(asm.R0, 2 /* XDP_PASS */), asm.Return(),
+	}})
+	if err != nil {
+		return nil, fmt.Errorf("fast path: %w", err)
+	}
+	defer prog.Close()
+	l, err := link.AttachXDP(link.XDPOptions{Program: prog, Interface: index, Flags: link.XDPDriverMode})
+	if err != nil {
+		return nil, fmt.Errorf("fast path: native XDP on %s: %w", name, err)
+	}
+	return l, nil
+}
+
+// filter is a program as a tc filter; Close removes it, unless it is to stay.
+type filter struct {
+	*netlink.BpfFilter
+	stay bool
+}
 
 // handle of our filter, so that a later start replaces what a killed one left.
 const filterHandle, filterPriority = 0xca91, 0xca91
@@ -70,8 +116,13 @@ func attachFilter(index int, prog *ebpf.Program) (*filter, error) {
 	if err := netlink.FilterReplace(f); err != nil {
 		return nil, err
 	}
-	return &filter{f}, nil
+	return &filter{BpfFilter: f}, nil
 }
 
 // Close removes the filter. The qdisc stays: others may use it.
-func (f *filter) Close() error { return netlink.FilterDel(f.BpfFilter) }
+func (f *filter) Close() error {
+	if f.stay {
+		return nil
+	}
+	return netlink.FilterDel(f.BpfFilter)
+}

@@ -16,8 +16,11 @@ import (
 type balanceFlow struct {
 	_       structs.HostLayout
 	Target  uint32
-	Handle  uint32
-	Seen    uint64
+	Gen     uint16
+	State   uint8
+	Rule    uint8
+	Created uint32
+	Seen    uint32
 	Packets uint64
 	Bytes   uint64
 }
@@ -25,59 +28,71 @@ type balanceFlow struct {
 type balanceFlowKey struct {
 	_     structs.HostLayout
 	Src   [4]uint32
-	Dst   [4]uint32
 	Sport uint16
 	Dport uint16
+	Vip   uint16
 	Proto uint8
-	Pad   [3]uint8
+	Pad   uint8
 }
 
 type balanceService struct {
-	_     structs.HostLayout
-	Seed  uint64
-	Index uint32
-	Pad   uint32
+	_      structs.HostLayout
+	Seed   uint64
+	Table  uint32
+	Budget uint32
+	Window uint32
+	Used   uint32
 }
 
 type balanceServiceKey struct {
 	_     structs.HostLayout
-	Vip   [4]uint32
+	Vip   uint16
 	Port  uint16
 	Proto uint8
 	Pad   uint8
 }
 
 type balanceSum struct {
-	_       structs.HostLayout
-	Packets uint64
-	Bytes   uint64
+	_          structs.HostLayout
+	Packets    uint64
+	Bytes      uint64
+	ByTable    uint64
+	ByFallback uint64
 }
 
 type balanceTarget struct {
-	_       structs.HostLayout
-	Handle  uint32
-	Paused  uint32
-	Addr    [4]uint32
-	Src     [4]uint32
-	Ifindex uint32
-	Mtu     uint16
-	Port    uint16
-	V6      uint32
-	Pad     uint32
+	_        structs.HostLayout
+	Gen      uint16
+	Paused   uint8
+	Direct   uint8
+	V6       uint8
+	Resolved uint8
+	Dmac     [6]uint8
+	Smac     [6]uint8
+	Port     uint16
+	Mtu      uint32
+	Ifindex  uint32
+	Addr     [4]uint32
+	Src      [4]uint32
 }
 
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	balanceMapCounters  = "counters"
-	balanceMapFlows     = "flows"
-	balanceMapHeartbeat = "heartbeat"
-	balanceMapLookup    = "lookup"
-	balanceMapServices  = "services"
-	balanceMapSums      = "sums"
-	balanceMapTargets   = "targets"
-	balanceProgBalance  = "balance"
+	balanceMapCounters    = "counters"
+	balanceMapFlows       = "flows"
+	balanceMapHeartbeat   = "heartbeat"
+	balanceMapLookup      = "lookup"
+	balanceMapPending     = "pending"
+	balanceMapRules       = "rules"
+	balanceMapServices    = "services"
+	balanceMapSums        = "sums"
+	balanceMapTargets     = "targets"
+	balanceMapVips        = "vips"
+	balanceProgBalance    = "balance"
+	balanceProgBalanceXdp = "balance_xdp"
+	balanceVarCoarse      = "coarse"
 )
 
 // loadBalance returns the embedded CollectionSpec for balance.
@@ -122,7 +137,8 @@ type balanceSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type balanceProgramSpecs struct {
-	Balance *ebpf.ProgramSpec `ebpf:"balance"`
+	Balance    *ebpf.ProgramSpec `ebpf:"balance"`
+	BalanceXdp *ebpf.ProgramSpec `ebpf:"balance_xdp"`
 }
 
 // balanceMapSpecs contains maps before they are loaded into the kernel.
@@ -133,15 +149,19 @@ type balanceMapSpecs struct {
 	Flows     *ebpf.MapSpec `ebpf:"flows"`
 	Heartbeat *ebpf.MapSpec `ebpf:"heartbeat"`
 	Lookup    *ebpf.MapSpec `ebpf:"lookup"`
+	Pending   *ebpf.MapSpec `ebpf:"pending"`
+	Rules     *ebpf.MapSpec `ebpf:"rules"`
 	Services  *ebpf.MapSpec `ebpf:"services"`
 	Sums      *ebpf.MapSpec `ebpf:"sums"`
 	Targets   *ebpf.MapSpec `ebpf:"targets"`
+	Vips      *ebpf.MapSpec `ebpf:"vips"`
 }
 
 // balanceVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type balanceVariableSpecs struct {
+	Coarse *ebpf.VariableSpec `ebpf:"coarse"`
 }
 
 // balanceObjects contains all objects after they have been loaded into the kernel.
@@ -168,9 +188,12 @@ type balanceMaps struct {
 	Flows     *ebpf.Map `ebpf:"flows"`
 	Heartbeat *ebpf.Map `ebpf:"heartbeat"`
 	Lookup    *ebpf.Map `ebpf:"lookup"`
+	Pending   *ebpf.Map `ebpf:"pending"`
+	Rules     *ebpf.Map `ebpf:"rules"`
 	Services  *ebpf.Map `ebpf:"services"`
 	Sums      *ebpf.Map `ebpf:"sums"`
 	Targets   *ebpf.Map `ebpf:"targets"`
+	Vips      *ebpf.Map `ebpf:"vips"`
 }
 
 func (m *balanceMaps) Close() error {
@@ -179,9 +202,12 @@ func (m *balanceMaps) Close() error {
 		m.Flows,
 		m.Heartbeat,
 		m.Lookup,
+		m.Pending,
+		m.Rules,
 		m.Services,
 		m.Sums,
 		m.Targets,
+		m.Vips,
 	)
 }
 
@@ -189,18 +215,21 @@ func (m *balanceMaps) Close() error {
 //
 // It can be passed to loadBalanceObjects or ebpf.CollectionSpec.LoadAndAssign.
 type balanceVariables struct {
+	Coarse *ebpf.Variable `ebpf:"coarse"`
 }
 
 // balancePrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to loadBalanceObjects or ebpf.CollectionSpec.LoadAndAssign.
 type balancePrograms struct {
-	Balance *ebpf.Program `ebpf:"balance"`
+	Balance    *ebpf.Program `ebpf:"balance"`
+	BalanceXdp *ebpf.Program `ebpf:"balance_xdp"`
 }
 
 func (p *balancePrograms) Close() error {
 	return _BalanceClose(
 		p.Balance,
+		p.BalanceXdp,
 	)
 }
 

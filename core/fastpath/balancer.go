@@ -1,36 +1,45 @@
 // Package fastpath forwards the packets of placed flows in the kernel: on the
-// balancer a TC program puts them into the tunnel, on a backend another takes
-// them out. Userspace places each flow and keeps its state; what the programs
-// do not know they pass on to it. It is the only importer of cilium/ebpf.
+// balancer a program puts them into the tunnel or sends them to the backend's
+// MAC, on a backend another takes them out of the tunnel. Userspace places
+// each flow once; from then on the flow lives in the kernel's maps alone, until
+// a census finds it closed or silent. It is the only importer of cilium/ebpf.
 //
 //	b, err := fastpath.OpenBalancer(fastpath.Config{Links: []string{"eth0"}, …})
 //	err = b.SetTarget(fastpath.Target{…})
 //	err = b.Attach()
-//	ok := b.Add(&key, service, handle) // from now on its packets stay in the kernel
+//	p := b.Placer()                             // one for each worker
+//	ok := p.Add(&key, service, handle, 1, size) // from the next Flush on its packets stay in the kernel
 package fastpath
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/caplance/caplance/core"
+	"github.com/caplance/caplance/core/flow"
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 )
 
-// Balancer is the program at the ingress of the balancer's links. Its methods
+// Balancer is the programs at the ingress of the balancer's links. Its methods
 // may be called concurrently, except Attach and Close.
 type Balancer struct {
 	cfg   Config
 	pins  string
-	objs  balanceObjects
+	objs  objects
+	xdp   *ebpf.Program       // nil where it is not wanted
+	vips  map[[16]byte]uint16 // their numbers in the flow keys
 	hooks []hook
 
 	mu      sync.Mutex
@@ -44,13 +53,23 @@ type Balancer struct {
 // Config is what a balancer's fast path is made with.
 type Config struct {
 	Links    []string // to attach to
-	Flows    int      // room for that many
+	XDP      bool     // also by native XDP
+	Flows    int      // room for that many established ones
+	Timeouts flow.Timeouts
 	Services []*core.Service
 	StateDir string // below it all is kept that outlives the process
 }
 
-// OpenBalancer loads the program and the maps, a predecessor's where there is
-// one with the same layout. Attach puts it to work.
+// objects are the maps and the TC program of balance.c.
+type objects struct {
+	balanceMaps
+	TC *ebpf.Program `ebpf:"balance"`
+}
+
+const xdpProgram = "balance_xdp"
+
+// OpenBalancer loads the programs and the maps, a predecessor's where there are
+// some with the same layout. Attach puts them to work.
 func OpenBalancer(cfg Config) (*Balancer, error) {
 	if len(cfg.Links) == 0 {
 		return nil, errors.New("fast path: no Ethernet link has an address")
@@ -62,7 +81,7 @@ func OpenBalancer(cfg Config) (*Balancer, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Balancer{cfg: cfg, pins: pins, written: map[uint16][]uint32{}}
+	b := &Balancer{cfg: cfg, pins: pins, vips: map[[16]byte]uint16{}, written: map[uint16][]uint32{}}
 	_, err = os.Stat(filepath.Join(pins, "flows"))
 	b.Inherited = err == nil
 	err = b.load()
@@ -79,7 +98,7 @@ func OpenBalancer(cfg Config) (*Balancer, error) {
 		err = b.setServices()
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("fast path: load: %w", err), b.objs.Close(), b.unloadOwn())
+		return nil, errors.Join(fmt.Errorf("fast path: load: %w", err), b.release(), b.unloadOwn())
 	}
 	return b, nil
 }
@@ -89,12 +108,37 @@ func (b *Balancer) load() error {
 	if err != nil {
 		return err
 	}
-	spec.Maps["flows"].MaxEntries = uint32(b.cfg.Flows)
-	spec.Maps["lookup"].MaxEntries = core.LookupSize * uint32(max(len(b.cfg.Services), 1))
+	services := uint32(max(len(b.cfg.Services), 1))
+	for name, entries := range map[string]uint32{
+		"flows": uint32(b.cfg.Flows), "pending": uint32(max(b.cfg.Flows/8, 1<<10)),
+		"targets": MaxBackends * services, "sums": MaxBackends * services,
+		"rules": services, "lookup": core.LookupSize * services,
+	} {
+		spec.Maps[name].MaxEntries = entries
+	}
 	for _, name := range pinned {
 		spec.Maps[name].Pinning = ebpf.PinByName
 	}
-	return spec.LoadAndAssign(&b.objs, &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: b.pins}})
+	if features.HaveProgramHelper(ebpf.SchedCLS, asm.FnKtimeGetCoarseNs) == nil {
+		if err := spec.Variables["coarse"].Set(uint8(1)); err != nil {
+			return err
+		}
+	}
+	if !b.cfg.XDP {
+		delete(spec.Programs, xdpProgram)
+	}
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: b.pins}})
+	if err != nil {
+		return err
+	}
+	defer coll.Close() // of what is not taken out
+	b.xdp = coll.DetachProgram(xdpProgram)
+	return coll.Assign(&b.objs)
+}
+
+// release closes programs and maps; what is pinned stays.
+func (b *Balancer) release() error {
+	return errors.Join(b.objs.TC.Close(), b.xdp.Close(), b.objs.balanceMaps.Close())
 }
 
 // unloadOwn removes the pins that this process made, not a predecessor's.
@@ -105,153 +149,67 @@ func (b *Balancer) unloadOwn() error {
 	return Unload(b.cfg.StateDir)
 }
 
-// Attach puts the program at the links' ingress; a predecessor's goes.
+// Attach puts the programs at the links' ingress; a predecessor's go.
 func (b *Balancer) Attach() error {
 	for _, name := range b.cfg.Links {
-		h, err := attach(name, b.objs.Balance, b.pins)
+		h, err := attach(name, b.objs.TC, b.pins)
 		if err != nil {
 			return err
 		}
 		b.hooks = append(b.hooks, h)
+		if b.xdp == nil {
+			continue
+		}
+		if h, err = attachXDP(name, b.xdp, b.pins); err != nil {
+			return err
+		}
+		b.hooks = append(b.hooks, h)
+	}
+	return b.dropOldLinks()
+}
+
+// How says by what the programs are attached: tcx or clsact, and xdp.
+func (b *Balancer) How() string {
+	var how []string
+	for _, h := range b.hooks {
+		if !slices.Contains(how, h.how) {
+			how = append(how, h.how)
+		}
+	}
+	return cmp.Or(strings.Join(how, " and "), "not attached")
+}
+
+// Retire has the programs place new flows themselves from now on.
+func (b *Balancer) Retire() error {
+	if err := b.objs.Heartbeat.Put(uint32(0), uint64(0)); err != nil {
+		return fmt.Errorf("fast path: heartbeat: %w", err)
 	}
 	return nil
 }
 
-// How says by what the program is attached: tcx or clsact.
-func (b *Balancer) How() string {
-	if len(b.hooks) == 0 {
-		return "not attached"
+// Leave closes everything and leaves the programs at work for a successor.
+func (b *Balancer) Leave() error {
+	err := b.Retire()
+	for _, h := range b.hooks {
+		if c, ok := h.Closer.(*filter); ok {
+			c.stay = true
+		}
+		err = errors.Join(err, h.Close())
 	}
-	return b.hooks[0].how
+	return errors.Join(err, b.release())
 }
 
-// Close detaches the program and forgets the flows: packets go by userspace
+// Close detaches the programs and forgets the flows: packets go by userspace
 // again.
 func (b *Balancer) Close() error {
 	errs := []error{Unload(b.cfg.StateDir)}
 	for _, h := range b.hooks {
 		errs = append(errs, h.Close())
 	}
-	return errors.Join(append(errs, b.objs.Close())...)
+	return errors.Join(append(errs, b.release())...)
 }
 
-// Target is one membership of a backend that flows may be sent to.
-type Target struct {
-	Service uint16
-	Handle  core.Handle
-	Addr    netip.Addr // data IP
-	Source  netip.Addr // of the outer packets
-	Link    int        // index of the link to send by
-	MTU     int        // longest inner packet, bytes
-	Port    uint16
-	Paused  bool
-}
-
-// targetKey is unique among the memberships of all services.
-func targetKey(service uint16, h core.Handle) uint32 { return uint32(service)<<16 | uint32(h.Slot()) }
-
-// SetTarget adds a target or changes it; flows to an earlier membership in the
-// same slot are passed to userspace from then on.
-func (b *Balancer) SetTarget(t Target) error {
-	key := targetKey(t.Service, t.Handle)
-	v := balanceTarget{
-		Handle: uint32(t.Handle), Paused: flag(t.Paused), Addr: address(t.Addr), Src: address(t.Source),
-		Ifindex: uint32(t.Link), Mtu: uint16(t.MTU), Port: network(t.Port), V6: flag(t.Addr.Is6()),
-	}
-	var old balanceTarget
-	if err := b.objs.Targets.Lookup(key, &old); err == nil && old == v {
-		return nil
-	} else if err != nil || old.Handle != v.Handle {
-		zero := make([]balanceSum, ebpf.MustPossibleCPU())
-		if err := b.objs.Sums.Put(key, zero); err != nil {
-			return fmt.Errorf("fast path: target %v: %w", t.Addr, err)
-		}
-	}
-	if err := b.objs.Targets.Put(key, v); err != nil {
-		return fmt.Errorf("fast path: target %v: %w", t.Addr, err)
-	}
-	return nil
-}
-
-// RemoveTarget forgets a membership; its flows are passed to userspace.
-func (b *Balancer) RemoveTarget(service uint16, h core.Handle) error {
-	key := targetKey(service, h)
-	var v balanceTarget
-	if err := b.objs.Targets.Lookup(key, &v); err != nil || v.Handle != uint32(h) {
-		return nil // its slot belongs to another one already
-	}
-	err := b.objs.Targets.Delete(key)
-	if sum := b.objs.Sums.Delete(key); err == nil {
-		err = sum
-	}
-	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		return fmt.Errorf("fast path: target: %w", err)
-	}
-	return nil
-}
-
-// Total is what was forwarded to a membership.
-func (b *Balancer) Total(service uint16, h core.Handle) (packets, bytes uint64) {
-	var sums []balanceSum
-	if b.objs.Sums.Lookup(targetKey(service, h), &sums) != nil {
-		return 0, 0
-	}
-	for _, s := range sums {
-		packets += s.Packets
-		bytes += s.Bytes
-	}
-	return packets, bytes
-}
-
-// Add hands the packets of a placed flow to the kernel. It says false when that
-// cannot be: the map is full.
-func (b *Balancer) Add(k *core.FlowKey, service uint16, h core.Handle) bool {
-	key := flowKey(k)
-	v := balanceFlow{Target: targetKey(service, h), Handle: uint32(h), Seen: uint64(now())}
-	return b.objs.Flows.Put(&key, &v) == nil
-}
-
-// Remove takes a flow back.
-func (b *Balancer) Remove(k *core.FlowKey) {
-	key := flowKey(k)
-	_ = b.objs.Flows.Delete(&key) // it may be gone
-}
-
-// Look is what the kernel forwarded of a flow, and for how long it has been
-// silent; ok is false for a flow that it does not have.
-func (b *Balancer) Look(k *core.FlowKey) (idle time.Duration, packets, bytes uint64, ok bool) {
-	key := flowKey(k)
-	var v balanceFlow
-	if b.objs.Flows.Lookup(&key, &v) != nil {
-		return 0, 0, 0, false
-	}
-	return max(0, now()-time.Duration(v.Seen)), v.Packets, v.Bytes, true
-}
-
-// counterNames are what Counters tells, in the order of the program.
-var counterNames = [...]string{"kernel_forwarded", "kernel_too_long", "kernel_paused", "kernel_failed", "kernel_placed"}
-
-// Counters adds the program's counters to a map by name.
-func (b *Balancer) Counters(m map[string]uint64) {
-	for i, name := range counterNames {
-		var cpus []uint64
-		if b.objs.Counters.Lookup(uint32(i), &cpus) != nil {
-			continue
-		}
-		for _, n := range cpus {
-			m[name] += n
-		}
-	}
-}
-
-func flowKey(k *core.FlowKey) balanceFlowKey {
-	return balanceFlowKey{
-		Src: words(k.Src), Dst: words(k.Dst),
-		Sport: network(k.SrcPort), Dport: network(k.DstPort), Proto: k.Proto,
-	}
-}
-
-// now is the clock that the programs see, bpf_ktime_get_ns.
+// now is the clock that the programs see.
 func now() time.Duration {
 	var ts unix.Timespec
 	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts)

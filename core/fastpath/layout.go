@@ -30,7 +30,7 @@ func network(port uint16) uint16 {
 	return binary.NativeEndian.Uint16(b[:])
 }
 
-func flag(on bool) uint32 {
+func flag(on bool) uint8 {
 	if on {
 		return 1
 	}

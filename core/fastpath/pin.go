@@ -6,6 +6,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -15,11 +18,14 @@ import (
 // What is pinned outlives the process: the maps that hold flows and where they
 // go, and the links that keep the program attached. Layout is part of the
 // path, so that a binary with other layouts starts afresh.
-const layout = "v1"
+const layout = "v2"
 
 // pinned are the maps that a successor goes on with. The others are made anew
 // for each program.
-var pinned = []string{"flows", "targets", "sums", "counters"}
+var pinned = []string{"flows", "pending", "targets", "sums", "counters"}
+
+// What the pins of a program's links begin with; the link's index follows.
+const tcPin, xdpPin = "link_", "xdp_"
 
 // pinDir is the directory in a BPF file system of our own below dir.
 func pinDir(dir string) string { return filepath.Join(dir, "bpf", layout) }
@@ -75,4 +81,32 @@ func takeLink(path string, prog *ebpf.Program) (l link.Link, ok bool) {
 		return nil, false
 	}
 	return l, true
+}
+
+// dropOldLinks takes a predecessor's programs off links that are not ours any
+// more.
+func (b *Balancer) dropOldLinks() error {
+	pins, err := os.ReadDir(b.pins)
+	if err != nil {
+		return fmt.Errorf("fast path: pins: %w", err)
+	}
+	for _, p := range pins {
+		if !b.wantsPin(p.Name()) {
+			if err := os.Remove(filepath.Join(b.pins, p.Name())); err != nil {
+				return fmt.Errorf("fast path: pin: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+func (b *Balancer) wantsPin(name string) bool {
+	kind, index, ok := strings.Cut(name, "_")
+	if !ok {
+		return true // a map
+	}
+	return slices.ContainsFunc(b.cfg.Links, func(link string) bool {
+		i, err := linkIndex(link)
+		return err == nil && strconv.Itoa(i) == index && (kind+"_" == tcPin || b.xdp != nil)
+	})
 }

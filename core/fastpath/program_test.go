@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net/netip"
 	"testing"
-	"time"
 
 	"github.com/caplance/caplance/core"
 	"github.com/caplance/caplance/core/packet"
@@ -112,12 +111,34 @@ func edit(b []byte, f func(b []byte)) []byte {
 	return b
 }
 
+// establish puts a flow into the kernel as its second packet would.
+func establish(t *testing.T, b *Balancer, k *core.FlowKey, service uint16, h core.Handle) {
+	t.Helper()
+	place(t, b, k, service, h)
+	key := flowKey(k, b.vips[k.Dst])
+	var v balanceFlow
+	if err := errors.Join(b.objs.Pending.LookupAndDelete(&key, &v), b.objs.Flows.Put(&key, &v)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// place puts a flow into the kernel as a worker does.
+func place(t *testing.T, b *Balancer, k *core.FlowKey, service uint16, h core.Handle) {
+	t.Helper()
+	p := b.Placer()
+	if !p.Add(k, service, h, 1, 40) {
+		t.Fatal("flow refused")
+	}
+	p.Flush()
+	if got, ok := p.Find(k); !ok || got != h {
+		t.Fatalf("flow not found: %v %v", got, ok)
+	}
+}
+
 func TestBalance(t *testing.T) {
 	b := openBalancer(t)
 	add := func(k *core.FlowKey, target core.Handle) {
-		if !b.Add(k, 1, target) {
-			t.Fatal("flow refused")
-		}
+		establish(t, b, k, 1, target)
 	}
 	const to4, to6, paused, gone = 1<<16 | 1, 1<<16 | 2, 1<<16 | 3, 7<<16 | 1
 	other4 := netip.MustParseAddrPort("198.51.100.8:40000")
@@ -146,9 +167,9 @@ func TestBalance(t *testing.T) {
 		{"IPv6 over IPv6", packettest.UDP(other6, vip6, []byte("x")), redirect, data6},
 		{"as long as the tunnel", packettest.TCP(client4, vip4, packet.ACK, make([]byte, 1472-40)), redirect, data4},
 		{"longer than the tunnel", packettest.TCP(client4, vip4, packet.ACK, make([]byte, 1473-40)), pass, netip.Addr{}},
-		{"SYN", packettest.TCP(client4, vip4, packet.SYN, nil), pass, netip.Addr{}},
-		{"FIN", packettest.TCP(client4, vip4, packet.FIN|packet.ACK, nil), pass, netip.Addr{}},
-		{"RST", packettest.TCP(client4, vip4, packet.RST, nil), pass, netip.Addr{}},
+		{"SYN of an open flow", packettest.TCP(client4, vip4, packet.SYN, nil), redirect, data4},
+		{"FIN", packettest.TCP(client4, vip4, packet.FIN|packet.ACK, nil), redirect, data4},
+		{"RST", packettest.TCP(client4, vip4, packet.RST, nil), redirect, data4},
 		{"unknown flow", packettest.TCP(other4, netip.AddrPortFrom(vip4.Addr(), 80), packet.ACK, nil), pass, netip.Addr{}},
 		{"the other direction", packettest.TCP(vip4, client4, packet.ACK, nil), pass, netip.Addr{}},
 		{"other protocol", packettest.IP(client4.Addr(), vip4.Addr(), 47, make([]byte, 40)), pass, netip.Addr{}},
@@ -161,7 +182,7 @@ func TestBalance(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			verdict, out := run(t, b.objs.Balance, frame(tt.in))
+			verdict, out := run(t, b.objs.TC, frame(tt.in))
 			if verdict != tt.verdict {
 				t.Fatalf("verdict %d, want %d", int32(verdict), int32(tt.verdict))
 			}
@@ -208,50 +229,10 @@ func TestBalanceTruncated(t *testing.T) {
 			header = 14 + 40
 		}
 		for n := header; n < len(whole); n++ {
-			if verdict, _ := run(t, b.objs.Balance, whole[:n:n]); verdict != pass {
+			if verdict, _ := run(t, b.objs.TC, whole[:n:n]); verdict != pass {
 				t.Errorf("%d bytes: verdict %d", n, verdict)
 			}
 		}
-	}
-}
-
-func TestFlowsAndTotals(t *testing.T) {
-	b := openBalancer(t)
-	k := key(client4, vip4, 6)
-	if _, _, _, ok := b.Look(k); ok {
-		t.Error("a flow before it was added")
-	}
-	b.Add(k, 1, 1<<16|1)
-	for range 3 {
-		run(t, b.objs.Balance, frame(packettest.TCP(client4, vip4, packet.ACK, make([]byte, 60))))
-	}
-	idle, packets, bytes, ok := b.Look(k)
-	if !ok || packets != 3 || bytes != 300 || idle > time.Minute {
-		t.Errorf("%v %d packets %d bytes %v", idle, packets, bytes, ok)
-	}
-	if p, n := b.Total(1, 1<<16|1); p != 3 || n != 300 {
-		t.Errorf("total %d packets %d bytes", p, n)
-	}
-	counters := map[string]uint64{}
-	if b.Counters(counters); counters["kernel_forwarded"] != 3 {
-		t.Errorf("%v", counters)
-	}
-	// Another membership in the slot starts at zero, and the flow comes up.
-	if err := b.SetTarget(Target{Service: 1, Handle: 2<<16 | 1, Addr: data4, Source: lb4, Link: 1, MTU: 1472, Port: 1337}); err != nil {
-		t.Fatal(err)
-	}
-	if p, _ := b.Total(1, 2<<16|1); p != 0 {
-		t.Errorf("the new member starts with %d packets", p)
-	}
-	if verdict, _ := run(t, b.objs.Balance, frame(packettest.TCP(client4, vip4, packet.ACK, nil))); verdict != pass {
-		t.Errorf("verdict %d for a flow of the old one", verdict)
-	}
-	if err := b.RemoveTarget(1, 1<<16|1); err != nil { // the old one: must not harm
-		t.Fatal(err)
-	}
-	b.Remove(k)
-	if _, _, _, ok := b.Look(k); ok {
-		t.Error("still there")
 	}
 }
 

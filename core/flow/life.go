@@ -50,7 +50,7 @@ func (t *Table) Sweep(n int, now uint32, ended func(*Entry) bool) {
 		if e.State == free {
 			continue
 		}
-		if ended != nil && ended(e) || now-e.Seen > t.idle(e) && (t.Alive == nil || !t.Alive(e) || now-e.Seen > t.idle(e)) {
+		if ended != nil && ended(e) || now-e.Seen > t.idle(e) {
 			t.Remove(e)
 		}
 	}

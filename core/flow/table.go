@@ -44,7 +44,7 @@ type Entry struct {
 	prev    uint32 // neighbours in the list of its state;
 	next    uint32 // in a free entry, the next free one
 	State   State
-	Kernel  bool // the kernel forwards its packets; set and cleared by the owner
+	Kernel  bool // the kernel forwards its packets, this is but a memo; the owner sets it
 	Bytes   uint64
 }
 
@@ -75,10 +75,6 @@ type Table struct {
 	cursor  uint32 // where the next Sweep goes on
 	timeout [states][2]uint32
 	gone    func(*Entry)
-
-	// Alive, if not nil, is asked about a flow that seems idle; it says true
-	// when the flow is not, after having set Seen.
-	Alive func(*Entry) bool
 
 	Evicted uint64 // flows that gave way to new ones
 	Refused uint64 // new flows for which none would
@@ -171,7 +167,9 @@ func (t *Table) take() uint32 {
 		if victim == none {
 			return none
 		}
-		t.Evicted++
+		if !t.entries[victim].Kernel {
+			t.Evicted++
+		}
 		t.Remove(&t.entries[victim])
 	}
 	n := t.freed

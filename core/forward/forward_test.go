@@ -43,7 +43,7 @@ func TestTunnelCarriesPackets(t *testing.T) {
 				p = packettest.UDP(client6, vip6, bytes.Repeat([]byte{byte(i)}, i))
 			}
 			sent = append(sent, p)
-			tun.Send(addr, uint64(i%2)<<60|5<<48, p)
+			tun.Tunnel(addr, uint64(i%2)<<60|5<<48, p)
 		}
 		tun.Flush()
 		ports := map[int]uint16{}
@@ -80,10 +80,10 @@ func TestTunnelCountsRefusals(t *testing.T) {
 	}
 	defer tun.Close()
 	lo, nowhere := netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("203.0.113.9")
-	tun.Send(nowhere, 0, make([]byte, 100))
-	tun.Send(lo, 0, make([]byte, 100))
-	tun.Send(lo, 0, make([]byte, 65530))
-	tun.Send(lo, 0, make([]byte, 100))
+	tun.Tunnel(nowhere, 0, make([]byte, 100))
+	tun.Tunnel(lo, 0, make([]byte, 100))
+	tun.Tunnel(lo, 0, make([]byte, 65530))
+	tun.Tunnel(lo, 0, make([]byte, 100))
 	tun.Flush()
 	if tun.Packets.Load() != 2 || tun.Bytes.Load() != 200 || tun.TooLong.Load() != 1 || tun.Unreachable.Load() != 1 {
 		t.Errorf("sent %d (%d bytes), too long %d, unreachable %d, failed %d", tun.Packets.Load(), tun.Bytes.Load(), tun.TooLong.Load(), tun.Unreachable.Load(), tun.Failed.Load())
@@ -100,8 +100,8 @@ func TestTunnelDoesNotAllocate(t *testing.T) {
 	p := packettest.TCP(client4, vip4, packet.ACK, make([]byte, 1000))
 	lo4, lo6 := netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")
 	if n := testing.AllocsPerRun(200, func() {
-		tun.Send(lo4, 1, p)
-		tun.Send(lo6, 2, p)
+		tun.Tunnel(lo4, 1, p)
+		tun.Tunnel(lo6, 2, p)
 		tun.Flush()
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
@@ -130,7 +130,7 @@ func BenchmarkTunnel(b *testing.B) {
 	lo := netip.MustParseAddr("127.0.0.1")
 	i := 0
 	for b.Loop() {
-		tun.Send(lo, uint64(i)<<48, p)
+		tun.Tunnel(lo, uint64(i)<<48, p)
 		if i++; i%64 == 0 {
 			tun.Flush()
 		}

@@ -10,10 +10,21 @@ import (
 
 // Path is how the kernel would route tunnel packets to a backend.
 type Path struct {
-	Source netip.Addr // address they leave from
-	MTU    int        // bytes of an inner packet that fit
-	Link   int        // index of the link they leave by
+	Source  netip.Addr // address they leave from
+	MTU     int        // bytes of an inner packet that fit
+	LinkMTU int        // bytes of a packet that fits without a tunnel
+	Link    int        // index of the link they leave by
+	LinkMAC MAC        // that link's; zero for links without
+	NextHop netip.Addr // on that link: the backend itself, or a router
 }
+
+// OnLink says whether the backend at addr is on the link, not behind a router.
+func (p Path) OnLink(addr netip.Addr) bool { return p.NextHop == addr }
+
+// MAC is an Ethernet address, zero when it is not known.
+type MAC [6]byte
+
+func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
 
 // PathTo asks the kernel's routing table, with what it has learned of path
 // MTUs (RFC 1191). It does I/O: never call it on the packet path.
@@ -34,6 +45,12 @@ func PathTo(addr netip.Addr) (Path, error) {
 	if r.MTU > 0 {
 		mtu = min(mtu, r.MTU)
 	}
+	p := Path{MTU: mtu - Overhead(addr), LinkMTU: mtu, Link: r.LinkIndex, NextHop: addr}
+	copy(p.LinkMAC[:], link.Attrs().HardwareAddr)
 	src, _ := netip.AddrFromSlice(r.Src)
-	return Path{Source: src.Unmap(), MTU: mtu - Overhead(addr), Link: r.LinkIndex}, nil
+	p.Source = src.Unmap()
+	if gw, ok := netip.AddrFromSlice(r.Gw); ok {
+		p.NextHop = gw.Unmap()
+	}
+	return p, nil
 }

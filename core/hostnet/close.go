@@ -31,6 +31,18 @@ func (j *Journal) Close() error {
 	return err
 }
 
+// Leave keeps every change, and the journal for the next Open to take back.
+func (j *Journal) Leave() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.file == nil {
+		return nil
+	}
+	err := j.file.Close()
+	j.file, j.done = nil, nil
+	return err
+}
+
 func undo(changes []change) error {
 	var errs []error
 	for _, c := range slices.Backward(changes) {

@@ -61,6 +61,12 @@ type Packet struct {
 // included.
 func (p *Packet) IsFragment() bool { return p.More || p.Offset != 0 }
 
+// Plain says whether the packet has a transport header right behind an IP header
+// without options: what the kernel's programs can handle.
+func (p *Packet) Plain() bool {
+	return p.Kind == Transport && !p.IsFragment() && (p.Family == 4 && p.Header == 20 || p.Family == 6 && p.Header == 40)
+}
+
 // Parse reads the IP packet in b (no link-layer header).
 func (p *Packet) Parse(b []byte) error {
 	*p = Packet{}

@@ -104,6 +104,9 @@ func (s *session) welcome() string {
 	}
 	if o.MTU > 0 {
 		line += fmt.Sprintf(" mtu=%d", o.MTU)
+		if o.Direct {
+			line += " mode=direct"
+		}
 	}
 	if len(o.Balancers) > 0 {
 		line += " balancers=" + list(o.Balancers)

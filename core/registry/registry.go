@@ -49,6 +49,7 @@ type Config struct {
 
 // Offer is what an agent sets up once it is registered.
 type Offer struct {
+	Direct    bool         // all packets come without a tunnel: MTU is the link's
 	VIPs      []netip.Addr // addresses for its lo
 	MTU       int          // largest IP packet through the tunnel, bytes
 	Balancers []netip.Addr // sources of tunnelled packets

@@ -44,6 +44,7 @@ type Request struct {
 	Zone     uint16            // REGISTER zone=
 	Label    uint64            // REGISTER label=
 	Kernel   bool              // REGISTER decap=kernel
+	Mode     core.Mode         // REGISTER mode=, 0: as the services say
 	Version  int               // REGISTER v=; 1 when left out
 	State    core.BackendState // REGISTER state=: Active, Paused or Draining
 	Nonce    string            // SANE
@@ -128,6 +129,12 @@ func (r *Request) registerOption(key, value string) error {
 		return number(key, value, &r.Label)
 	case "decap":
 		r.Kernel = value == "kernel"
+	case "mode":
+		m, err := core.ParseMode(value)
+		if err != nil {
+			return fmt.Errorf("mode %s is none of tunnel, direct", clip(value))
+		}
+		r.Mode = m
 	case "v":
 		v, err := strconv.ParseUint(value, 10, 16)
 		if err != nil || v == 0 {

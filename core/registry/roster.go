@@ -127,7 +127,7 @@ func (ro *roster) admit(s *session, req Request) (core.Backend, error) {
 		// A v=2 agent sets up its VIPs only now; its first HEALTH says it has.
 		e := &entry{holder: s, healthy: req.Version < 2, backend: core.Backend{
 			Name: req.Name, Addr: req.Addr, Services: req.Services, Weight: req.Weight, Since: now,
-			MaxFlows: req.MaxFlows, Priority: req.Priority, Zone: req.Zone, Label: req.Label, KernelDecap: req.Kernel,
+			MaxFlows: req.MaxFlows, Priority: req.Priority, Zone: req.Zone, Label: req.Label, KernelDecap: req.Kernel, Mode: req.Mode,
 		}}
 		if old := ro.entries[req.Name]; old != nil {
 			e.drained, e.drain = old.drained, old.drain

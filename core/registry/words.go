@@ -68,6 +68,7 @@ func (r Request) String() string {
 		option("zone", fmt.Sprint(r.Zone), r.Zone == 0)
 		option("label", fmt.Sprint(r.Label), r.Label == 0)
 		option("decap", "kernel", !r.Kernel)
+		option("mode", r.Mode.String(), r.Mode == 0)
 		option("v", strconv.Itoa(r.Version), r.Version <= 1)
 		option("state", r.State.String(), r.State == 0)
 	case Sane:

@@ -52,7 +52,7 @@ func scheduler(ctx context.Context, policy string) (s *host.Scheduler, stop func
 type parts struct {
 	worker *datapath.Worker
 	sched  *host.Scheduler
-	tunnel *forward.Tunnel
+	sender *forward.Sender
 	undo   []func() error
 }
 
@@ -69,10 +69,10 @@ func newParts(ctx context.Context, cfg *config.Server) (_ *parts, err error) {
 		return nil, err
 	}
 	p.sched, p.undo = sched, append(p.undo, stop)
-	if p.tunnel, err = forward.Open(cfg.Datapath.TunnelPort); err != nil {
+	if p.sender, err = forward.Open(cfg.Datapath.TunnelPort); err != nil {
 		return nil, err
 	}
-	p.undo = append(p.undo, p.tunnel.Close)
+	p.undo = append(p.undo, p.sender.Close)
 	raw, err := forward.OpenRaw()
 	if err != nil {
 		return nil, err
@@ -82,7 +82,7 @@ func newParts(ctx context.Context, cfg *config.Server) (_ *parts, err error) {
 	pools.Publish(poolOf(cfg.Services[0]))
 	p.worker = datapath.NewWorker(datapath.Config{
 		Services: cfg.Services, Pools: pools, Schedulers: []datapath.Scheduler{p.sched},
-		Tunnel: p.tunnel, Errors: raw, Flows: cfg.Datapath.Flows, Timeouts: cfg.Datapath.Timeouts,
+		Sender: p.sender, Errors: raw, Flows: cfg.Datapath.Flows, Timeouts: cfg.Datapath.Timeouts,
 		FlowQueue: func(*core.FlowKey) int { return 0 }, Ledger: datapath.NewLedger(1, 1), LinkMTU: 1500,
 	})
 	p.worker.Connect([]*datapath.Worker{p.worker}, func() {})
@@ -93,7 +93,7 @@ func newParts(ctx context.Context, cfg *config.Server) (_ *parts, err error) {
 // all that was picked.
 func (p *parts) check() error {
 	st := p.sched.Stats()
-	picked, sent := st.Picks[core.ByPolicy], p.tunnel.Packets.Load()
+	picked, sent := st.Picks[core.ByPolicy], p.sender.Packets.Load()
 	for by, n := range st.Picks {
 		if by != int(core.ByPolicy) && n > 0 {
 			return fmt.Errorf("%d flows were decided by %v, not by the policy: %s", n, core.Decision(by), st.LastError)

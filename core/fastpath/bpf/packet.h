@@ -25,6 +25,9 @@
 #define BPF_F_ADJ_ROOM_DECAP_L3_IPV6 (1ULL << 8)
 #endif
 
+#define AF_INET 2 /* linux/socket.h has none for programs */
+#define AF_INET6 10
+
 #define FRAGMENT 0x3fff /* more fragments, or an offset */
 
 /* An address is 16 bytes in network order, IPv4 as ::ffff:a.b.c.d. */

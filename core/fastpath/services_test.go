@@ -60,7 +60,7 @@ func TestDeadDaemon(t *testing.T) {
 			want := pool.Members[pool.Lookup.At(k.Hash(tt.s.Seed))].Addr
 			for _, flags := range []uint8{packet.SYN, packet.ACK, packet.FIN | packet.ACK} {
 				in := packettest.TCP(client, tt.vip, flags, nil)
-				verdict, out := run(t, b.objs.Balance, frame(in))
+				verdict, out := run(t, b.objs.TC, frame(in))
 				if verdict != redirect {
 					t.Fatalf("flow %d, flags %#x: verdict %d", i, flags, int32(verdict))
 				}
@@ -71,7 +71,7 @@ func TestDeadDaemon(t *testing.T) {
 			t.Fatal(err)
 		}
 		fresh := packettest.TCP(netip.AddrPortFrom(tt.vip.Addr().Next(), 5), tt.vip, packet.SYN, nil)
-		if verdict, _ := run(t, b.objs.Balance, frame(fresh)); verdict != pass {
+		if verdict, _ := run(t, b.objs.TC, frame(fresh)); verdict != pass {
 			t.Errorf("a living daemon's flow was placed for it: verdict %d", int32(verdict))
 		}
 	}
@@ -81,16 +81,17 @@ func TestDeadDaemon(t *testing.T) {
 		"address of no service":   netip.MustParseAddrPort("192.0.2.77:443"),
 		"service without backend": netip.MustParseAddrPort("192.0.2.99:80"),
 	} {
-		if verdict, _ := run(t, b.objs.Balance, frame(packettest.TCP(client4, to, packet.SYN, nil))); verdict != pass {
+		if verdict, _ := run(t, b.objs.TC, frame(packettest.TCP(client4, to, packet.SYN, nil))); verdict != pass {
 			t.Errorf("%s: verdict %d", name, int32(verdict))
 		}
 	}
 	placed := 0
-	if err := b.Each(func(p Placed) {
+	if err := b.Each(func(f *Flow) bool {
 		placed++
-		if p.Key.DstPort != 443 || p.Idle > time.Minute {
-			t.Errorf("%+v", p)
+		if f.Key.DstPort != 443 || f.Idle > time.Minute || f.Rule != ByFallback || f.State() != "closing" {
+			t.Errorf("%+v", f)
 		}
+		return true
 	}); err != nil || placed != 400 {
 		t.Errorf("%d flows placed: %v", placed, err)
 	}
@@ -102,7 +103,7 @@ func TestSuccession(t *testing.T) {
 	b := openBalancer(t)
 	cfg := b.cfg
 	k := key(client4, vip4, 6)
-	b.Add(k, 1, 1<<16|1)
+	establish(t, b, k, 1, 1<<16|1)
 	next, err := OpenBalancer(cfg) // b was killed: it closes nothing
 	if err != nil {
 		t.Fatal(err)
@@ -110,7 +111,7 @@ func TestSuccession(t *testing.T) {
 	if !next.Inherited {
 		t.Error("nothing inherited")
 	}
-	if _, _, _, ok := next.Look(k); !ok {
+	if f, ok := next.Find(k); !ok || !f.Established || f.Backend != 1<<16|1 {
 		t.Error("the flow is lost")
 	}
 	if err := next.Attach(); err != nil {
@@ -119,7 +120,7 @@ func TestSuccession(t *testing.T) {
 	if err := next.Keep(func(_ uint16, h core.Handle) bool { return h != 1<<16|1 }); err != nil {
 		t.Fatal(err)
 	}
-	if verdict, _ := run(t, next.objs.Balance, frame(packettest.TCP(client4, vip4, packet.ACK, nil))); verdict != pass {
+	if verdict, _ := run(t, next.objs.TC, frame(packettest.TCP(client4, vip4, packet.ACK, nil))); verdict != pass {
 		t.Errorf("a target that did not come back is used: verdict %d", int32(verdict))
 	}
 	if err := next.Close(); err != nil {
