@@ -11,7 +11,10 @@ import (
 // way; it may be lost. A flow that comes up though it was handed over got lost
 // in the kernel, where a flood turns over the flows of one packet.
 func (w *Worker) handOver(e *flow.Entry, m *core.Member, p *packet.Packet) {
-	if !m.Kernel() || !p.Plain() || !w.Kernel.Add(&e.Key, e.Service, e.Backend, uint64(e.Packets), e.Bytes) {
+	if !m.Kernel() || !p.Plain() {
+		return
+	}
+	if _, there := w.findIf(e.Kernel, &e.Key); there || !w.Kernel.Add(&e.Key, e.Service, e.Backend, uint64(e.Packets), e.Bytes) {
 		return
 	}
 	if !e.Kernel {
@@ -19,6 +22,14 @@ func (w *Worker) handOver(e *flow.Entry, m *core.Member, p *packet.Packet) {
 		w.handed++
 		w.book.handed(e)
 	}
+}
+
+// findIf asks the kernel for a flow if it was handed over.
+func (w *Worker) findIf(handed bool, k *core.FlowKey) (core.Handle, bool) {
+	if !handed {
+		return 0, false
+	}
+	return w.Kernel.Find(k)
 }
 
 // forgotten says of a flow that is opened once more whether the kernel has

@@ -42,6 +42,14 @@ INLINE int tunnel(struct __sk_buff *skb, const struct target *t, const struct pa
 	       bpf_skb_store_bytes(skb, 0, &h, sizeof(h), 0);
 }
 
+/* A UDP super-packet that bpf_skb_adjust_room took out of a tunnel is still a
+ * tunnel's to the backend's kernel, which drops it instead of cutting it into
+ * datagrams. On its way through NFQUEUE it is cut before. */
+INLINE int uncut(struct __sk_buff *skb, const struct target *t, const struct packet *p)
+{
+	return skb->gso_size && p->key.proto == IPPROTO_UDP && !t->direct;
+}
+
 /* fits says whether the packet, or each segment of a super-packet, is short
  * enough for the way to the target. */
 INLINE int fits(struct __sk_buff *skb, const struct target *t, const struct packet *p, __u32 inner)
@@ -77,7 +85,7 @@ int balance(struct __sk_buff *skb)
 		count(PAUSED);
 		return TC_ACT_SHOT;
 	}
-	if (!fits(skb, t, &p, inner)) {
+	if (!fits(skb, t, &p, inner) || uncut(skb, t, &p)) {
 		count(TOO_LONG);
 		return PASS;
 	}
