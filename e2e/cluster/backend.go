@@ -146,9 +146,9 @@ func (b *Backend) Socket() string { return filepath.Join(b.cluster.Dir, b.Name+"
 
 // WriteConfig writes the agent's configuration file and returns its path.
 func (b *Backend) WriteConfig() (string, error) {
-	server := netip.AddrPortFrom(addr4(1), 1338)
+	server := netip.AddrPortFrom(b.cluster.front.addr4(1), 1338)
 	if b.Data.Is6() {
-		server = netip.AddrPortFrom(addr6(1), 1338)
+		server = netip.AddrPortFrom(b.cluster.front.addr6(1), 1338)
 	}
 	file := filepath.Join(b.cluster.Dir, b.Name+".toml")
 	return file, os.WriteFile(file, fmt.Appendf(nil, `name = %q

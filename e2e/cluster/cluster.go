@@ -6,6 +6,12 @@
 //	                    switch ──┼─ b2 10.77.0.12
 //	balancer 10.77.0.1 ─┘        └─ b3 10.77.0.13 …
 //	VIPs 10.77.0.200 and fd77::200, answered for by the balancer
+//
+// With Routed the backends are behind a router:
+//
+//	client 10.77.0.100 ─┐                                  ┌─ b1 10.78.0.11
+//	                    switch ── .254 router .254 ── switch ── b2 10.78.0.12
+//	balancer 10.77.0.1 ─┘                                  └─ b3 10.78.0.13 …
 package cluster
 
 import (
@@ -47,7 +53,13 @@ type Options struct {
 	DataV6   bool   // tunnels over IPv6
 	Rung     string // of balancer and agents; default $CAPLANCE_RUNG, else auto
 	Server   string // more TOML for the server, before its services
+	Datapath string // more TOML for the server's [datapath]
 	Timeout  string // lease; default 2s
+	Mode     string // of every service; default $CAPLANCE_MODE, else the product's
+
+	MTU    int           // of every link, bytes; default 1500
+	Routed bool          // a router between the backends and the others
+	Upper  topology.Kind // of a link above eth0 that has the addresses; "": eth0 has them
 }
 
 // Cluster is a running installation.
@@ -60,7 +72,8 @@ type Cluster struct {
 	Backends []*Backend
 	Server   *topology.Process
 
-	serverFile string
+	front, back segment // of the client and the balancer, of the backends
+	serverFile  string
 }
 
 // New builds the network and starts the backends' own services, but neither
@@ -75,39 +88,15 @@ func New(o Options) (c *Cluster, err error) {
 	if o.Rung == "" {
 		o.Rung = cmp.Or(os.Getenv("CAPLANCE_RUNG"), "auto")
 	}
+	o.Mode = cmp.Or(o.Mode, os.Getenv("CAPLANCE_MODE"))
 	c = &Cluster{Options: o, serverFile: filepath.Join(o.Dir, "server.toml")}
-	if c.Net, err = topology.New("capl"); err != nil {
-		return nil, err
+	if err = c.network(); err == nil {
+		err = c.Rewrite()
 	}
-	defer func() {
-		if err != nil {
-			c.Close()
-		}
-	}()
-	if c.Switch, err = c.Net.Switch("sw"); err != nil {
-		return nil, err
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
 	}
-	if c.LB, err = c.host("lb", 1); err != nil {
-		return nil, err
-	}
-	if c.Client, err = c.host("client", 100); err != nil {
-		return nil, err
-	}
-	for i := range o.Backends {
-		h, err := c.host(fmt.Sprintf("b%d", i+1), 11+i)
-		if err != nil {
-			return nil, err
-		}
-		b := &Backend{Host: h, cluster: c, Data: addr4(11 + i)}
-		if o.DataV6 {
-			b.Data = addr6(11 + i)
-		}
-		c.Backends = append(c.Backends, b)
-		if err := b.serve(); err != nil {
-			return nil, err
-		}
-	}
-	return c, c.Rewrite()
+	return c, nil
 }
 
 // Rewrite writes the balancer's configuration from the options.
@@ -115,20 +104,6 @@ func (c *Cluster) Rewrite() error { return c.WriteServerConfig(c.ServerConfig(""
 
 // ServerFile is the balancer's configuration file.
 func (c *Cluster) ServerFile() string { return c.serverFile }
-
-func addr4(n int) netip.Addr { return netip.AddrFrom4([4]byte{10, 77, 0, byte(n)}) }
-func addr6(n int) netip.Addr {
-	return netip.MustParseAddr(fmt.Sprintf("fd77::%x", n))
-}
-
-// host adds a host to the switch, with the n-th address of both families.
-func (c *Cluster) host(name string, n int) (*topology.Host, error) {
-	h, err := c.Net.Host(name)
-	if err != nil {
-		return nil, err
-	}
-	return h, c.Switch.Attach(h, "eth0", netip.PrefixFrom(addr4(n), 24), netip.PrefixFrom(addr6(n), 64))
-}
 
 // ServerConfig is the balancer's configuration; perService is more TOML for
 // each of its services.
@@ -140,17 +115,34 @@ control = %q
 level = "debug"
 [datapath]
 rung = %q
+%s
 [registry]
 listen = "[::]:1338"
+agents = [%s]
 read_timeout = %q
 sanity_timeout = "2s"
 drain_timeout = "30s"
-%s`, filepath.Join(c.Dir, "lb"), c.ServerSocket(), c.Options.Server, c.Rung, c.Timeout, c.Services(c.Policy, perService))
+%s`, filepath.Join(c.Dir, "lb"), c.ServerSocket(), c.Options.Server, c.Rung, c.Datapath, c.agents(), c.Timeout, c.Services(c.Policy, perService))
+}
+
+// agents is the TOML of the networks that agents may register from: the
+// default, which is those that the balancer is in, does where there is no router.
+func (c *Cluster) agents() (toml string) {
+	if !c.Routed {
+		return ""
+	}
+	for _, n := range c.back.networks() {
+		toml += fmt.Sprintf("%q, ", n)
+	}
+	return toml
 }
 
 // Services is the TOML of the cluster's services under one policy, with more
 // lines for each.
 func (c *Cluster) Services(policy string, more ...string) (toml string) {
+	if c.Mode != "" {
+		more = append(more, fmt.Sprintf("mode = %q", c.Mode))
+	}
 	for _, s := range []struct {
 		name, proto string
 		vip         netip.Addr

@@ -43,6 +43,7 @@ type Host struct {
 // Switch is a host whose bridge joins the links attached to it.
 type Switch struct {
 	*Host
+	MTU    int // of the links that are attached from now on, bytes; 0: 1500
 	bridge netlink.Link
 	ports  int
 }
@@ -130,7 +131,7 @@ func (s *Switch) Attach(h *Host, link string, addrs ...netip.Prefix) error {
 	port := fmt.Sprintf("port%d", s.ports)
 	s.ports++
 	err := s.Do(func() error {
-		pair := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: port}, PeerName: link, PeerNamespace: netlink.NsFd(h.ns)}
+		pair := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: port, MTU: s.MTU}, PeerName: link, PeerNamespace: netlink.NsFd(h.ns), PeerMTU: uint32(s.MTU)}
 		if err := netlink.LinkAdd(pair); err != nil {
 			return fmt.Errorf("veth %s-%s: %w", s.Name, h.Name, err)
 		}
@@ -142,17 +143,20 @@ func (s *Switch) Attach(h *Host, link string, addrs ...netip.Prefix) error {
 	if err != nil {
 		return err
 	}
-	return h.Do(func() error {
-		if err := h.SetUp(link, true); err != nil {
+	return h.start(link, addrs)
+}
+
+// start switches a link on and gives it its addresses.
+func (h *Host) start(link string, addrs []netip.Prefix) error {
+	if err := h.SetUp(link, true); err != nil {
+		return err
+	}
+	for _, a := range addrs {
+		if err := h.AddAddr(link, a); err != nil {
 			return err
 		}
-		for _, a := range addrs {
-			if err := h.AddAddr(link, a); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	}
+	return nil
 }
 
 // Do runs fn on a thread inside the host's namespace. Sockets that fn opens
