@@ -16,8 +16,8 @@ import (
 )
 
 // footprint lists all that Caplance changes on a host: rules, links, addresses,
-// sysctls, sockets.
-func footprint(t testing.TB, h *topology.Host) string {
+// sysctls, sockets; mounts in the cluster's directory, which all hosts share.
+func footprint(t testing.TB, c *cluster.Cluster, h *topology.Host) string {
 	t.Helper()
 	var b strings.Builder
 	must(t, h.Do(func() error {
@@ -66,7 +66,7 @@ func footprint(t testing.TB, h *topology.Host) string {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(&b, "%d BPF file systems\n", strings.Count(string(mounts), " bpf "))
+		fmt.Fprintf(&b, "%d mounts\n", strings.Count(string(mounts), c.Dir))
 		return nil
 	}))
 	return b.String()
@@ -85,12 +85,12 @@ func sockets(t testing.TB, c *cluster.Cluster) []string {
 func TestStopLeavesNothing(t *testing.T) {
 	c := prepare(t, cluster.Options{Backends: 1})
 	b := c.Backends[0]
-	lb, backend := footprint(t, c.LB), footprint(t, b.Host)
+	lb, backend := footprint(t, c, c.LB), footprint(t, c, b.Host)
 	must(t, c.StartServer(t.Context()))
 	must(t, c.StartAgents(t.Context()))
 	_, err := httpGet(t, c, cluster.VIP4)
 	must(t, err)
-	if footprint(t, c.LB) == lb || footprint(t, b.Host) == backend {
+	if footprint(t, c, c.LB) == lb || footprint(t, c, b.Host) == backend {
 		t.Fatal("the footprint does not see what a running installation changes")
 	}
 	must(t, b.StopAgent())
@@ -99,8 +99,8 @@ func TestStopLeavesNothing(t *testing.T) {
 	if took := time.Since(began); took > 2*time.Second {
 		t.Errorf("the balancer took %s to stop", took)
 	}
-	same(t, "balancer", lb, footprint(t, c.LB))
-	same(t, "backend", backend, footprint(t, b.Host))
+	same(t, "balancer", lb, footprint(t, c, c.LB))
+	same(t, "backend", backend, footprint(t, c, b.Host))
 	if left := sockets(t, c); len(left) > 0 {
 		t.Errorf("sockets left: %v", left)
 	}
@@ -110,26 +110,26 @@ func TestStopLeavesNothing(t *testing.T) {
 func TestKillIsReclaimed(t *testing.T) {
 	c := prepare(t, cluster.Options{Backends: 1})
 	b := c.Backends[0]
-	lb, backend := footprint(t, c.LB), footprint(t, b.Host)
+	lb, backend := footprint(t, c, c.LB), footprint(t, c, b.Host)
 	must(t, c.StartServer(t.Context()))
 	must(t, c.StartAgents(t.Context()))
 	c.Server.Kill()
 	b.Agent.Kill()
-	if footprint(t, c.LB) == lb || footprint(t, b.Host) == backend {
+	if footprint(t, c, c.LB) == lb || footprint(t, c, b.Host) == backend {
 		t.Fatal("the kill left nothing to reclaim: the test proves nothing")
 	}
 	must(t, c.StartServer(t.Context()))
 	must(t, c.StartAgents(t.Context()))
 	must(t, b.StopAgent())
 	must(t, c.StopServer())
-	same(t, "balancer", lb, footprint(t, c.LB))
-	same(t, "backend", backend, footprint(t, b.Host))
+	same(t, "balancer", lb, footprint(t, c, c.LB))
+	same(t, "backend", backend, footprint(t, c, b.Host))
 }
 
 // unload takes back what a killed balancer left, and refuses while one runs.
 func TestUnload(t *testing.T) {
 	c := prepare(t, cluster.Options{Backends: 1})
-	before := footprint(t, c.LB)
+	before := footprint(t, c, c.LB)
 	must(t, c.StartServer(t.Context()))
 	unload := func() error {
 		p, err := c.LB.Start(filepath.Join(c.Bin, "caplance"), "unload", "-c", c.ServerFile())
@@ -146,14 +146,14 @@ func TestUnload(t *testing.T) {
 	c.Server.Kill()
 	for range 2 {
 		must(t, unload())
-		same(t, "balancer", before, footprint(t, c.LB))
+		same(t, "balancer", before, footprint(t, c, c.LB))
 	}
 }
 
 // A start that fails, early or late, leaves nothing behind and says why.
 func TestFailedStartsLeaveNothing(t *testing.T) {
 	c := prepare(t, cluster.Options{Backends: 1})
-	before := footprint(t, c.LB)
+	before := footprint(t, c, c.LB)
 	taken, err := c.LB.Listen("[::]:1338")
 	must(t, err)
 	for _, tt := range []struct{ name, config, want string }{
@@ -176,7 +176,7 @@ func TestFailedStartsLeaveNothing(t *testing.T) {
 			if len(sockets(t, c)) > 0 {
 				t.Error("a control socket is left")
 			}
-			after := footprint(t, c.LB)
+			after := footprint(t, c, c.LB)
 			same(t, "balancer", before, after)
 		})
 	}
