@@ -6,6 +6,7 @@ package e2e
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -21,6 +22,7 @@ import (
 	"github.com/caplance/caplance/e2e/cluster"
 	"github.com/caplance/caplance/e2e/require"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 )
 
 // bin is the directory of the built binaries.
@@ -50,6 +52,9 @@ func prepare(t testing.TB, o cluster.Options) *cluster.Cluster {
 	require.Root(t)
 	o.Bin, o.Dir = bin, t.TempDir()
 	c, err := cluster.New(o)
+	if o.Upper != "" && errors.Is(err, unix.EOPNOTSUPP) {
+		require.Unbuilt(t, string(o.Upper)+" links")
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,13 +20,22 @@ import (
 const Env = "CAPLANCE_REQUIRE_PRIVILEGED"
 
 // Missing ends the test because the machine lacks feature: a skip, or a
-// failure under Env. It is the only place of the project that may skip.
+// failure under Env. It and Unbuilt are the only places of the project that may
+// skip.
 func Missing(t testing.TB, feature string) {
 	t.Helper()
 	if os.Getenv(Env) == "1" {
 		t.Fatalf("%s=1, but this machine lacks %s", Env, feature)
 	}
 	t.Skipf("needs %s", feature)
+}
+
+// Unbuilt ends the test because this kernel was built without feature, which no
+// privilege gives back: a skip, under Env too. It is for what is tested by
+// something near it as well.
+func Unbuilt(t testing.TB, feature string) {
+	t.Helper()
+	t.Skipf("this kernel was built without %s", feature)
 }
 
 // Root demands the privileges to change the network: CAP_NET_ADMIN and
