@@ -157,6 +157,18 @@ func (l *line) ping(timeout time.Duration) error {
 	return err
 }
 
+// finish closes our side and waits for the backend to close its own.
+func (l *line) finish() error {
+	l.SetDeadline(time.Now().Add(10 * time.Second))
+	if err := l.Conn.(*net.TCPConn).CloseWrite(); err != nil {
+		return err
+	}
+	if got, err := l.r.ReadString('\n'); err != io.EOF || got != "" {
+		return fmt.Errorf("%q, %w instead of the end", got, err)
+	}
+	return l.Close()
+}
+
 // byBackend counts connections per backend.
 func byBackend(lines []*line) map[string]int {
 	m := map[string]int{}

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/netip"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -120,40 +119,6 @@ func TestKernelOutlivesTheDaemon(t *testing.T) {
 	})
 	if name, err := httpGet(t, c, cluster.VIP4); err != nil {
 		t.Errorf("a new flow after the restart: %s %v", name, err)
-	}
-}
-
-// A balancer that hangs is as good as dead: the kernel places new flows, and
-// gives that up when it goes on.
-func TestHungDaemon(t *testing.T) {
-	c := onKernelRung(t, cluster.Options{Backends: 2, Timeout: "20s"})
-	lines := openLines(t, c, cluster.VIP4, 20)
-	for _, l := range lines {
-		must(t, l.ping(5*time.Second))
-	}
-	c.Server.Signal(syscall.SIGSTOP)
-	for _, l := range lines {
-		must(t, l.ping(5*time.Second))
-	}
-	for range 10 {
-		l, err := openLine(t, c, cluster.VIP6)
-		must(t, err)
-		must(t, l.ping(5*time.Second))
-		l.Close()
-	}
-	c.Server.Signal(syscall.SIGCONT)
-	await(t, "picks by the policy", func() error {
-		before := policyRow(t, c, "web4").Picks["policy"]
-		if _, err := httpGet(t, c, cluster.VIP4); err != nil {
-			return err
-		}
-		if policyRow(t, c, "web4").Picks["policy"] == before {
-			return fmt.Errorf("still by the kernel")
-		}
-		return nil
-	})
-	for _, l := range lines {
-		must(t, l.ping(5*time.Second))
 	}
 }
 

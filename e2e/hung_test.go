@@ -1,0 +1,73 @@
+package e2e
+
+import (
+	"fmt"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/caplance/caplance/e2e/cluster"
+)
+
+// A balancer that hangs is as good as dead: the kernel places new flows after
+// two seconds, and gives that up when it goes on. Nobody notices but those who
+// come in the first seconds, and they only wait.
+func TestHungDaemon(t *testing.T) {
+	const hung = 10 * time.Second
+	c := onKernelRung(t, cluster.Options{Backends: 3, Timeout: "20s"})
+	old := slices.Concat(openLines(t, c, cluster.VIP4, 20), openLines(t, c, cluster.VIP6, 20))
+	for _, l := range old {
+		must(t, l.ping(pingTimeout)) // now it is established
+	}
+	p := startPulse(t, old, time.Second)
+	c.Server.Signal(syscall.SIGSTOP)
+	began := time.Now()
+	lines := newWhile(t, c, func(int) bool { return time.Since(began) < hung })
+	c.Server.Signal(syscall.SIGCONT)
+	await(t, "picks by the policy", func() error {
+		before := policyRow(t, c, "web4").Picks["policy"]
+		if _, err := httpGet(t, c, cluster.VIP4); err != nil {
+			return err
+		}
+		if policyRow(t, c, "web4").Picks["policy"] == before {
+			return fmt.Errorf("still by the kernel")
+		}
+		return nil
+	})
+	p.end()
+	t.Log(p)
+	if len(p.broken) > 0 {
+		t.Error("established connections broke")
+	}
+	for _, l := range old {
+		must(t, l.finish())
+	}
+	for _, l := range lines {
+		must(t, l.ping(pingTimeout))
+	}
+}
+
+// newWhile opens connections, a few each second, while more says so. None may
+// wait for long: SYNs come again after one and three seconds.
+func newWhile(t *testing.T, c *cluster.Cluster, more func(opened int) bool) (lines []*line) {
+	t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	longest := time.Duration(0)
+	for more(len(lines)) {
+		begin := time.Now()
+		l, err := openLine(t, c, vips[len(lines)%2])
+		must(t, err)
+		t.Cleanup(func() { l.Close() })
+		must(t, l.ping(pingTimeout))
+		longest = max(longest, time.Since(begin))
+		lines = append(lines, l)
+		<-tick.C
+	}
+	t.Logf("%d new connections, the longest waited %s", len(lines), longest)
+	if longest > 4*time.Second {
+		t.Errorf("a new connection waited %s", longest)
+	}
+	return lines
+}
