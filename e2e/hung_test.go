@@ -48,6 +48,31 @@ func TestHungDaemon(t *testing.T) {
 	}
 }
 
+// What the kernel placed while the balancer hung stays where it is afterwards,
+// to its end, though a backend joins.
+func TestFlowsStayPutAfterAHang(t *testing.T) {
+	c := prepare(t, cluster.Options{Backends: 4, Rung: "tc", Timeout: "20s"})
+	must(t, c.StartServer(t.Context()))
+	for _, b := range c.Backends[:3] {
+		must(t, b.StartAgent(t.Context()))
+	}
+	must(t, c.AwaitActive(t.Context(), 3))
+	c.Server.Signal(syscall.SIGSTOP)
+	lines := newWhile(t, c, func(opened int) bool { return opened < 40 })
+	c.Server.Signal(syscall.SIGCONT)
+	must(t, c.Backends[3].StartAgent(t.Context()))
+	must(t, c.AwaitActive(t.Context(), 4))
+	moved := 0
+	for _, l := range lines {
+		if l.ping(pingTimeout) != nil || l.finish() != nil {
+			moved++
+		}
+	}
+	if moved > 0 {
+		t.Errorf("%d of %d connections were reset at their end", moved, len(lines))
+	}
+}
+
 // newWhile opens connections, a few each second, while more says so. None may
 // wait for long: SYNs come again after one and three seconds.
 func newWhile(t *testing.T, c *cluster.Cluster, more func(opened int) bool) (lines []*line) {
