@@ -20,7 +20,7 @@ func TestHungDaemon(t *testing.T) {
 	for _, l := range old {
 		must(t, l.ping(pingTimeout)) // now it is established
 	}
-	p := startPulse(t, old, time.Second)
+	p := startPulse(t, old, 20*time.Millisecond, time.Second)
 	c.Server.Signal(syscall.SIGSTOP)
 	began := time.Now()
 	lines := newWhile(t, c, func(int) bool { return time.Since(began) < hung })

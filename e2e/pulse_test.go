@@ -23,20 +23,20 @@ type pulse struct {
 	broken  []error
 }
 
-// startPulse pings each line every 20 ms until end is called. A line that does
+// startPulse pings each line at intervals until end is called. A line that does
 // not answer within limit is broken.
-func startPulse(t testing.TB, lines []*line, limit time.Duration) *pulse {
+func startPulse(t testing.TB, lines []*line, every, limit time.Duration) *pulse {
 	ctx, cancel := context.WithCancel(t.Context())
 	p := &pulse{stop: cancel}
 	for _, l := range lines {
-		p.wg.Go(func() { p.keep(ctx, l, limit) })
+		p.wg.Go(func() { p.keep(ctx, l, every, limit) })
 	}
 	t.Cleanup(p.end)
 	return p
 }
 
-func (p *pulse) keep(ctx context.Context, l *line, limit time.Duration) {
-	tick := time.NewTicker(20 * time.Millisecond)
+func (p *pulse) keep(ctx context.Context, l *line, every, limit time.Duration) {
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for ctx.Err() == nil {
 		begin := time.Now()
