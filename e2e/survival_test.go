@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -19,7 +20,9 @@ import (
 // rung has another promise, which TestBalancerRestart holds.
 func onKernelRung(t *testing.T, o cluster.Options) *cluster.Cluster {
 	t.Helper()
-	o.Rung = "tc"
+	if o.Rung = os.Getenv("CAPLANCE_RUNG"); o.Rung != "xdp" {
+		o.Rung = "tc"
+	}
 	return start(t, o)
 }
 

@@ -14,7 +14,15 @@ import (
 // replace puts a new balancer in the place of the running one.
 func replace(t *testing.T, c *cluster.Cluster) {
 	t.Helper()
-	c.Server.Kill()
+	must(t, c.Control().Handover(t.Context()))
+	select {
+	case <-c.Server.Done():
+	case <-time.After(5 * time.Second):
+		t.Fatal("the balancer goes on after the handover")
+	}
+	if err := c.Server.Err(); err != nil {
+		t.Errorf("handover: %v\n%s", err, c.Server.Output())
+	}
 	must(t, c.StartServer(t.Context()))
 	must(t, c.AwaitActive(t.Context(), len(c.Backends)))
 }

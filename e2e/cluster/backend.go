@@ -164,7 +164,7 @@ control = %q
 %s
 [log]
 level = "debug"
-`, b.Name, server, b.Data, b.cluster.Rung, filepath.Join(b.cluster.Dir, b.Name), b.Socket(), b.Config), 0o644)
+`, b.Name, server, b.Data, b.cluster.agentRung(), filepath.Join(b.cluster.Dir, b.Name), b.Socket(), b.Config), 0o644)
 }
 
 // StartAgent starts the backend's agent and returns when its control socket

@@ -19,6 +19,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"net/rpc"
 	"os"
@@ -72,7 +73,8 @@ type Cluster struct {
 	Backends []*Backend
 	Server   *topology.Process
 
-	front, back segment // of the client and the balancer, of the backends
+	front, back segment   // of the client and the balancer, of the backends
+	passing     io.Closer // program at the balancer's port, nil without XDP
 	serverFile  string
 }
 
@@ -85,9 +87,7 @@ func New(o Options) (c *Cluster, err error) {
 	if o.Timeout == "" {
 		o.Timeout = "2s"
 	}
-	if o.Rung == "" {
-		o.Rung = cmp.Or(os.Getenv("CAPLANCE_RUNG"), "auto")
-	}
+	o.Rung = o.rung()
 	o.Mode = cmp.Or(o.Mode, os.Getenv("CAPLANCE_MODE"))
 	c = &Cluster{Options: o, serverFile: filepath.Join(o.Dir, "server.toml")}
 	if err = c.network(); err == nil {
@@ -261,6 +261,9 @@ func (c *Cluster) Close() error {
 	if c.Server != nil {
 		c.Server.Signal(os.Kill)
 		<-c.Server.Done()
+	}
+	if c.passing != nil {
+		errs = append(errs, c.passing.Close())
 	}
 	if c.Net != nil {
 		errs = append(errs, c.Net.Close())

@@ -1,8 +1,10 @@
 package cluster
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
+	"os"
 
 	"github.com/caplance/caplance/e2e/topology"
 )
@@ -40,6 +42,7 @@ func (c *Cluster) network() (err error) {
 			return err
 		}
 	}
+	port := c.Switch.Ports()
 	if c.LB, err = c.host(c.front, "lb", 1); err != nil {
 		return err
 	}
@@ -51,7 +54,41 @@ func (c *Cluster) network() (err error) {
 			return err
 		}
 	}
+	if c.Rung == "xdp" {
+		return c.forXDP(port)
+	}
 	return nil
+}
+
+// forXDP makes the network one in which the balancer, at a port of the switch,
+// can forward by native XDP.
+func (c *Cluster) forXDP(port int) (err error) {
+	if c.passing, err = c.Switch.PassXDP(port); err != nil {
+		return err
+	}
+	return c.Client.Checksums("eth0", false)
+}
+
+// longestXDP is the MTU up to which a packet is in one page with what XDP needs
+// around it.
+const longestXDP = 3000
+
+// rung is the one that was asked for, or tc where there is no native XDP: on
+// links above others, and for packets of several pages.
+func (o *Options) rung() string {
+	rung := cmp.Or(o.Rung, os.Getenv("CAPLANCE_RUNG"), "auto")
+	if rung == "xdp" && (o.Upper != "" || o.MTU > longestXDP) {
+		return "tc"
+	}
+	return rung
+}
+
+// agentRung is the balancer's rung as agents have it.
+func (c *Cluster) agentRung() string {
+	if c.Rung == "xdp" {
+		return "tc"
+	}
+	return c.Rung
 }
 
 // segment makes a switch.

@@ -159,6 +159,9 @@ func (h *Host) start(link string, addrs []netip.Prefix) error {
 	return nil
 }
 
+// Ports is how many hosts were attached.
+func (s *Switch) Ports() int { return s.ports }
+
 // Do runs fn on a thread inside the host's namespace. Sockets that fn opens
 // stay there; goroutines that it starts do not.
 func (h *Host) Do(fn func() error) error {
