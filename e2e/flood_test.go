@@ -47,6 +47,15 @@ func TestSYNFlood(t *testing.T) {
 	}
 	attack.Wait()
 	took := time.Since(began)
+	await(t, "the flood to be worked off", func() error {
+		stats, err := c.Control().Stats(t.Context())
+		for _, q := range stats.Queues {
+			if q.Waiting > 100 {
+				err = fmt.Errorf("%d packets wait in queue %d", q.Waiting, q.Queue)
+			}
+		}
+		return err
+	})
 	for _, vip := range vips {
 		atOnce(t, c, vip)
 	}

@@ -2,7 +2,10 @@ package e2e
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -21,7 +24,7 @@ func TestHungDaemon(t *testing.T) {
 		must(t, l.ping(pingTimeout)) // now it is established
 	}
 	p := startPulse(t, old, 20*time.Millisecond, time.Second)
-	c.Server.Signal(syscall.SIGSTOP)
+	hang(t, c)
 	began := time.Now()
 	lines := newWhile(t, c, func(int) bool { return time.Since(began) < hung })
 	c.Server.Signal(syscall.SIGCONT)
@@ -57,7 +60,7 @@ func TestFlowsStayPutAfterAHang(t *testing.T) {
 		must(t, b.StartAgent(t.Context()))
 	}
 	must(t, c.AwaitActive(t.Context(), 3))
-	c.Server.Signal(syscall.SIGSTOP)
+	hang(t, c)
 	lines := newWhile(t, c, func(opened int) bool { return opened < 40 })
 	c.Server.Signal(syscall.SIGCONT)
 	must(t, c.Backends[3].StartAgent(t.Context()))
@@ -71,6 +74,22 @@ func TestFlowsStayPutAfterAHang(t *testing.T) {
 	if moved > 0 {
 		t.Errorf("%d of %d connections were reset at their end", moved, len(lines))
 	}
+}
+
+// hang stops the balancer and waits until all its threads stand still.
+func hang(t *testing.T, c *cluster.Cluster) {
+	t.Helper()
+	c.Server.Signal(syscall.SIGSTOP)
+	await(t, "the balancer to stop", func() error {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", c.Server.Process.Pid))
+		for _, f := range threads {
+			stat, _ := os.ReadFile(f)
+			if !strings.Contains(string(stat), ") T ") {
+				err = fmt.Errorf("%.40s", stat)
+			}
+		}
+		return err
+	})
 }
 
 // newWhile opens connections, a few each second, while more says so. None may

@@ -8,8 +8,7 @@ import (
 	"time"
 )
 
-// pingTimeout is what a ping may take where nothing is lost; a lost packet is
-// sent again after 200 ms at the earliest.
+// pingTimeout is what a ping may take on a busy machine where nothing is lost.
 const pingTimeout = 5 * time.Second
 
 // pulse pings connections all the time.
