@@ -135,7 +135,8 @@ var counterNames = [...]string{
 	"kernel_too_long", "kernel_stale", "kernel_paused", "kernel_no_backend", "kernel_flows_full", "kernel_failed",
 }
 
-// Counters adds the programs' counters to a map by name.
+// Counters adds the programs' counters to a map by name. What XDP forwarded is
+// in kernel_forwarded, too.
 func (b *Balancer) Counters(m map[string]uint64) {
 	for i, name := range counterNames {
 		var cpus []uint64
@@ -146,4 +147,5 @@ func (b *Balancer) Counters(m map[string]uint64) {
 			m[name] += n
 		}
 	}
+	m[counterNames[0]] += m[counterNames[1]]
 }

@@ -138,7 +138,6 @@ int balance_xdp(struct xdp_md *ctx)
 	if (!f || !t || t->paused || !t->resolved || p.length > t->mtu)
 		return XDP_PASS;
 	account(f, &p, 1, p.length);
-	count(FORWARDED);
 	count(XDP_FORWARDED);
 	if (t->direct) {
 		struct ethhdr *eth = data;

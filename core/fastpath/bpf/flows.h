@@ -170,6 +170,7 @@ struct packet {
 	__u32 length; /* bytes of the IP packet */
 	__u8 flags;   /* of TCP */
 	__u8 dead;    /* the daemon is */
+	__u8 fresh;   /* its flow is to be remembered */
 	__u64 now;
 };
 
@@ -363,9 +364,8 @@ INLINE int spent(struct service *s, __u64 now)
 	return 0;
 }
 
-/* place sends a flow that is in neither map where the lookup table says. With
- * remember it gets an entry. */
-INLINE struct flow *place(struct packet *p, __u32 at, struct service *s, __u8 rule, int remember, struct flow *f, struct target **t)
+/* place sends a flow that is in neither map where the lookup table says. */
+INLINE struct flow *place(struct packet *p, __u32 at, struct service *s, __u8 rule, struct flow *f, struct target **t)
 {
 	__u32 i = at * LOOKUP + (__u32)(hash(p, s->seed) % LOOKUP);
 	__u32 *slot = bpf_map_lookup_elem(&lookup, &i);
@@ -380,17 +380,7 @@ INLINE struct flow *place(struct packet *p, __u32 at, struct service *s, __u8 ru
 	f->rule = rule;
 	f->created = p->now >> 20;
 	count(PLACED);
-	if (!remember)
-		return f;
-	struct sum *sum = bpf_map_lookup_elem(&sums, &to);
-	if (sum && rule == BY_TABLE)
-		sum->by_table++;
-	else if (sum)
-		sum->by_fallback++;
-	if (bpf_map_update_elem(&pending, &p->key, f, BPF_ANY))
-		return f;
-	struct flow *entry = bpf_map_lookup_elem(&pending, &p->key);
-	return entry ? entry : f;
+	return f;
 nobody:
 	count(NO_BACKEND);
 	return 0;
@@ -411,20 +401,21 @@ INLINE struct flow *decide(struct packet *p, struct flow *new, struct target **t
 	struct service *s = bpf_map_lookup_elem(&rules, &at);
 	if (!s)
 		return 0;
-	if (p->dead)
-		return place(p, at, s, BY_FALLBACK, 1, new, t);
-	if (s->table)
-		return place(p, at, s, BY_TABLE, 1, new, t);
+	if (p->dead || s->table) {
+		p->fresh = 1;
+		return place(p, at, s, p->dead ? BY_FALLBACK : BY_TABLE, new, t);
+	}
 	if (look)
 		return 0;
-	if (spent(s, p->now)) {
+	if (spent(s, p->now)) { /* a flood, perhaps: it is not worth an entry */
 		count(OVER_BUDGET);
-		return place(p, at, s, BY_FALLBACK, 0, new, t);
+		return place(p, at, s, BY_FALLBACK, new, t);
 	}
 	count(UPCALLS);
 	return 0;
 }
 
+/* account notes a packet that is forwarded, and a flow that is new. */
 INLINE void account(struct flow *f, const struct packet *p, __u32 packets, __u32 bytes)
 {
 	f->seen = p->now >> 20;
@@ -434,10 +425,17 @@ INLINE void account(struct flow *f, const struct packet *p, __u32 packets, __u32
 		f->state = CLOSED;
 	__u32 to = f->target;
 	struct sum *sum = bpf_map_lookup_elem(&sums, &to);
-	if (sum) {
-		sum->packets += packets;
-		sum->bytes += bytes;
-	}
+	if (!sum)
+		return;
+	sum->packets += packets;
+	sum->bytes += bytes;
+	if (!p->fresh)
+		return;
+	if (f->rule == BY_TABLE)
+		sum->by_table++;
+	else
+		sum->by_fallback++;
+	bpf_map_update_elem(&pending, &p->key, f, BPF_ANY);
 }
 
 /* The source port spreads flows over paths and queues (RFC 7510, §5.1). */
