@@ -74,12 +74,13 @@ func (m *memory) tells(services []*core.Service) bool {
 }
 
 // observe notes a service's pool. A predecessor's pool is done with when all
-// its backends are back.
+// its backends are back. Those that have not said yet how they are, are not:
+// the lookup table leaves them out, and would send their flows astray.
 func (m *memory) observe(p *core.Pool) {
 	service := p.Service.Name
 	m.now[service] = memoir{p.Service.Index, p.Service.VIP, p.Candidates(), p.Seats()}
 	for _, seat := range m.old[service].Seats {
-		if !slices.ContainsFunc(p.Members, func(b core.Member) bool { return b.Name == seat.Name }) {
+		if !slices.ContainsFunc(p.Members, func(b core.Member) bool { return b.Name == seat.Name && b.State != core.Unhealthy }) {
 			return
 		}
 	}
