@@ -14,6 +14,8 @@
 //	by_address    jhash(saddr)          → queue chain
 //	queue chain   notrack, NFQUEUE n
 //
+// What leaves for the tunnel's port, or for a VIP, is not tracked either.
+//
 // Connection tracking is kept off: it sees one direction only and would call
 // every packet after the SYN invalid.
 package ruleset
@@ -118,6 +120,10 @@ func (c *Capture) build(b *builder, m Method) {
 	}
 	b.hook("output", nftables.ChainHookOutput)
 	b.rule("output", append(b.transport(core.ProtoUDP, core.PortRange{First: c.TunnelPort, Last: c.TunnelPort}), &expr.Notrack{})...)
+	for _, vip := range c.vips(b.family) { // direct mode: clients' packets, sent on
+		dst := b.payload(expr.PayloadBaseNetworkHeader, b.family.src+b.family.size, b.family.size, reg0)
+		b.rule("output", dst, b.equals(vip.AsSlice()...), &expr.Notrack{})
+	}
 }
 
 // vipRules sends a VIP's packets to the queues.
