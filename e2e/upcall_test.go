@@ -1,0 +1,90 @@
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/caplance/caplance/core/control"
+	"github.com/caplance/caplance/e2e/cluster"
+)
+
+// upcalls is how many packets have come up to the balancer's workers.
+func upcalls(t *testing.T, c *cluster.Cluster) (n uint64) {
+	t.Helper()
+	stats, err := c.Control().Stats(t.Context())
+	must(t, err)
+	for _, q := range stats.Queues {
+		n += q.Packets
+	}
+	return n
+}
+
+// Of a whole TCP connection, from SYN to FIN, one packet comes up to userspace;
+// in table mode none does.
+func TestOnePacketOfAFlowComesUp(t *testing.T) {
+	for policy, want := range map[string]uint64{"round-robin": 1, "maglev": 0} {
+		t.Run(policy, func(t *testing.T) {
+			c := onKernelRung(t, cluster.Options{Backends: 3, Policy: policy})
+			if want == 0 {
+				await(t, "the table", func() error {
+					if policyRow(t, c, "web4").Table.Built.IsZero() || policyRow(t, c, "web6").Table.Built.IsZero() {
+						return fmt.Errorf("not built")
+					}
+					return nil
+				})
+			}
+			const flows = 200
+			before := upcalls(t, c)
+			for i := range flows {
+				l, err := openLine(t, c, vips[i%2])
+				must(t, err)
+				must(t, l.ping(pingTimeout))
+				must(t, l.finish())
+			}
+			if n := upcalls(t, c) - before; n != want*flows {
+				t.Errorf("%d packets of %d flows came up, want %d", n, flows, want*flows)
+			}
+		})
+	}
+}
+
+// caplancectl explains a flow that is there and one that is not, and lists the
+// largest first.
+func TestExplain(t *testing.T) {
+	c := start(t, cluster.Options{Backends: 2})
+	small, err := openLine(t, c, cluster.VIP4)
+	must(t, err)
+	large, err := openLine(t, c, cluster.VIP4)
+	must(t, err)
+	for range 20 {
+		must(t, large.ping(pingTimeout))
+	}
+	must(t, small.ping(pingTimeout))
+	explain := func(client, vip string) string {
+		out, code := ctl(t, "explain", client, vip, "-server", c.ServerSocket())
+		if code != 0 {
+			t.Errorf("exit code %d: %s", code, out)
+		}
+		return out
+	}
+	vip := fmt.Sprintf("%v:%d/tcp", cluster.VIP4, cluster.LinePort)
+	out := explain(small.LocalAddr().String(), vip)
+	where := map[bool]string{true: "in userspace", false: "in kernel"}[c.Rung == "userspace"]
+	for _, want := range []string{"web4", "established, " + where, "policy, ", small.backend, "last packet"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("explain lacks %q:\n%s", want, out)
+		}
+	}
+	if out = explain("198.51.100.7:4711", vip); !strings.Contains(out, "not known") || !strings.Contains(out, "policy round-robin is asked") {
+		t.Error(out)
+	}
+	if out = explain("198.51.100.7:4711", "10.77.0.200:81/tcp"); !strings.Contains(out, "none has this VIP") {
+		t.Error(out)
+	}
+	rows, err := c.Control().Flows(t.Context(), control.FlowFilter{Top: true, Limit: 1})
+	must(t, err)
+	if len(rows) != 1 || rows[0].Src.String() != large.LocalAddr().String() || rows[0].Bytes < 20*50 {
+		t.Errorf("the largest flow is %+v", rows)
+	}
+}
