@@ -76,6 +76,12 @@ type balanceTarget struct {
 	Src      [4]uint32
 }
 
+type balanceVip struct {
+	_      structs.HostLayout
+	Addr   [4]uint32
+	Number uint32
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -92,7 +98,9 @@ const (
 	balanceMapVips        = "vips"
 	balanceProgBalance    = "balance"
 	balanceProgBalanceXdp = "balance_xdp"
-	balanceVarCoarse      = "coarse"
+	balanceVarSilence     = "silence"
+	balanceVarVipSeed     = "vip_seed"
+	balanceVarWindow      = "window"
 )
 
 // loadBalance returns the embedded CollectionSpec for balance.
@@ -161,7 +169,9 @@ type balanceMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type balanceVariableSpecs struct {
-	Coarse *ebpf.VariableSpec `ebpf:"coarse"`
+	Silence *ebpf.VariableSpec `ebpf:"silence"`
+	VipSeed *ebpf.VariableSpec `ebpf:"vip_seed"`
+	Window  *ebpf.VariableSpec `ebpf:"window"`
 }
 
 // balanceObjects contains all objects after they have been loaded into the kernel.
@@ -215,7 +225,9 @@ func (m *balanceMaps) Close() error {
 //
 // It can be passed to loadBalanceObjects or ebpf.CollectionSpec.LoadAndAssign.
 type balanceVariables struct {
-	Coarse *ebpf.Variable `ebpf:"coarse"`
+	Silence *ebpf.Variable `ebpf:"silence"`
+	VipSeed *ebpf.Variable `ebpf:"vip_seed"`
+	Window  *ebpf.Variable `ebpf:"window"`
 }
 
 // balancePrograms contains all programs after they have been loaded into the kernel.

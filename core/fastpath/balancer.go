@@ -21,15 +21,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/caplance/caplance/core"
 	"github.com/caplance/caplance/core/flow"
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/rlimit"
-	"golang.org/x/sys/unix"
 )
 
 // Balancer is the programs at the ingress of the balancer's links. Its methods
@@ -38,7 +34,8 @@ type Balancer struct {
 	cfg   Config
 	pins  string
 	objs  objects
-	xdp   *ebpf.Program       // nil where it is not wanted
+	xdp   *ebpf.Program // nil where it is not wanted
+	clock clock
 	vips  map[[16]byte]uint16 // their numbers in the flow keys
 	hooks []hook
 
@@ -81,7 +78,10 @@ func OpenBalancer(cfg Config) (*Balancer, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Balancer{cfg: cfg, pins: pins, vips: map[[16]byte]uint16{}, written: map[uint16][]uint32{}}
+	b := &Balancer{cfg: cfg, pins: pins, vips: numberVIPs(cfg.Services), written: map[uint16][]uint32{}}
+	if b.clock, err = newClock(); err != nil {
+		return nil, err
+	}
 	_, err = os.Stat(filepath.Join(pins, "flows"))
 	b.Inherited = err == nil
 	err = b.load()
@@ -119,10 +119,8 @@ func (b *Balancer) load() error {
 	for _, name := range pinned {
 		spec.Maps[name].Pinning = ebpf.PinByName
 	}
-	if features.HaveProgramHelper(ebpf.SchedCLS, asm.FnKtimeGetCoarseNs) == nil {
-		if err := spec.Variables["coarse"].Set(uint8(1)); err != nil {
-			return err
-		}
+	if err := b.setConstants(spec); err != nil {
+		return err
 	}
 	if !b.cfg.XDP {
 		delete(spec.Programs, xdpProgram)
@@ -207,13 +205,6 @@ func (b *Balancer) Close() error {
 		errs = append(errs, h.Close())
 	}
 	return errors.Join(append(errs, b.release())...)
-}
-
-// now is the clock that the programs see.
-func now() time.Duration {
-	var ts unix.Timespec
-	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts)
-	return time.Duration(ts.Nano())
 }
 
 func linkIndex(name string) (int, error) {

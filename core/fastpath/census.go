@@ -57,13 +57,8 @@ func (b *Balancer) Find(k *core.FlowKey) (f Flow, ok bool) {
 	if !established && b.objs.Pending.Lookup(&key, &v) != nil {
 		return f, false
 	}
-	return b.flow(&key, &v, established, clockTick()), true
+	return b.flow(&key, &v, established, uint32(b.clock.now())), true
 }
-
-// clockTick is the time as the flows hold it.
-func clockTick() uint32 { return uint32(now() >> 20) }
-
-func ticks(n uint32) time.Duration { return time.Duration(n) << 20 }
 
 func (b *Balancer) flow(k *balanceFlowKey, v *balanceFlow, established bool, now uint32) Flow {
 	f := Flow{
@@ -71,7 +66,7 @@ func (b *Balancer) flow(k *balanceFlowKey, v *balanceFlow, established bool, now
 			Src: octets(k.Src), SrcPort: network(k.Sport), DstPort: network(k.Dport), Proto: k.Proto,
 		},
 		Rule: Rule(v.Rule), Established: established, Closed: v.State != 0,
-		Age: ticks(now - v.Created), Idle: ticks(uint32(max(int32(now-v.Seen), 0))), // seen may be newer than now
+		Age: b.clock.duration(since(now, v.Created)), Idle: b.clock.duration(since(now, v.Seen)),
 		Packets: v.Packets, Bytes: v.Bytes,
 	}
 	f.Service, f.Backend = membership(v.Target, v.Gen)
@@ -79,6 +74,14 @@ func (b *Balancer) flow(k *balanceFlowKey, v *balanceFlow, established bool, now
 		f.Key.Dst = b.cfg.Services[f.Service].VIP.As16()
 	}
 	return f
+}
+
+// since is the time that has passed, jiffies; the kernel may be a little ahead.
+func since(now, then uint32) uint32 {
+	if then-now < 1<<16 {
+		return 0
+	}
+	return now - then
 }
 
 // Each shows every flow in the kernel's tables until show says false. Flows
@@ -113,7 +116,7 @@ func (b *Balancer) walkMap(m *ebpf.Map, show func(m *ebpf.Map, k *balanceFlowKey
 		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 			return false, err
 		}
-		now := clockTick()
+		now := uint32(b.clock.now())
 		for i := range n {
 			f := b.flow(&keys[i], &values[i], m == b.objs.Flows, now)
 			if !show(m, &keys[i], &f) {

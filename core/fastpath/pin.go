@@ -18,7 +18,7 @@ import (
 // What is pinned outlives the process: the maps that hold flows and where they
 // go, and the links that keep the program attached. Layout is part of the
 // path, so that a binary with other layouts starts afresh.
-const layout = "v2"
+const layout = "v3"
 
 // pinned are the maps that a successor goes on with. The others are made anew
 // for each program.

@@ -50,7 +50,7 @@ func (p *Placer) Add(k *core.FlowKey, service uint16, h core.Handle, packets, by
 	if p.n == placeBatch {
 		p.Flush()
 	}
-	t := uint32(now() >> 20)
+	t := uint32(p.b.clock.now())
 	p.keys[p.n] = flowKey(k, vip)
 	p.values[p.n] = balanceFlow{Target: targetKey(service, h), Gen: generation(h), Created: t, Seen: t, Packets: packets, Bytes: bytes}
 	p.n++

@@ -24,7 +24,7 @@ const priceSize = 64
 
 // priceChunk is how many packets are shown at once, much less than a silent
 // daemon's time.
-const priceChunk = 1 << 16
+const priceChunk = 1 << 14
 
 // pricing is the programs and what they are shown.
 type pricing struct {
@@ -78,7 +78,7 @@ func newPricing(link, dir string, flows int) (_ *pricing, err error) {
 		}
 	}()
 	p.b, err = OpenBalancer(Config{
-		Links: []string{link}, XDP: true, Flows: flows + 1<<10, Timeouts: flow.Timeouts{UDP: time.Hour}, Services: []*core.Service{priceService}, StateDir: dir,
+		Links: []string{link}, XDP: true, Flows: flows, Timeouts: flow.Timeouts{UDP: time.Hour}, Services: []*core.Service{priceService}, StateDir: dir,
 	})
 	if err != nil {
 		return nil, err
@@ -138,11 +138,17 @@ func (p *pricing) net(mask uint64, direct bool, runs int) (float64, error) {
 	if err := errors.Join(p.b.SetTarget(t), p.driver.Variables["mask"].Set(mask)); err != nil {
 		return 0, err
 	}
-	whole, err := p.gross(p.b.xdp, runs)
+	if mask == math.MaxUint64 {
+		runs = min(runs, int(p.b.objs.Pending.MaxEntries())) &^ (priceChunk - 1) // none gives way
+	}
+	whole, err := p.gross(p.b.xdp, max(runs, priceChunk))
 	if err != nil {
 		return 0, err
 	}
-	empty, err := p.gross(p.driver.Programs["nothing"], runs)
+	if err := p.clear(); err != nil {
+		return 0, err
+	}
+	empty, err := p.gross(p.driver.Programs["nothing"], max(runs, priceChunk))
 	return whole - empty, err
 }
 
@@ -167,6 +173,19 @@ func (p *pricing) gross(prog *ebpf.Program, runs int) (float64, error) {
 		total += took // of one packet
 	}
 	return float64(total) / float64(runs/priceChunk), nil
+}
+
+// clear forgets the pending flows.
+func (p *pricing) clear() error {
+	var keys []balanceFlowKey
+	_, err := p.b.walkMap(p.b.objs.Pending, func(_ *ebpf.Map, k *balanceFlowKey, _ *Flow) bool {
+		keys = append(keys, *k)
+		return true
+	})
+	if err == nil && len(keys) > 0 {
+		_, err = p.b.objs.Pending.BatchDelete(keys, nil)
+	}
+	return err
 }
 
 func (p *pricing) close() error {

@@ -3,6 +3,7 @@ package fastpath
 import (
 	"errors"
 	"fmt"
+	"math/bits"
 	"time"
 
 	"github.com/caplance/caplance/core"
@@ -16,13 +17,25 @@ import (
 // flows themselves; Beat has to come more often.
 const Silence = 2 * time.Second
 
-// budgetWindow is the time to which a service's budget is divided (WINDOW in
-// flows.h).
-const budgetWindow = 1 << 27 * time.Nanosecond
+// setConstants fits the programs to this kernel and these VIPs.
+func (b *Balancer) setConstants(spec *ebpf.CollectionSpec) error {
+	_, seed, err := vipTable(b.vips)
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		spec.Variables["vip_seed"].Set(seed),
+		spec.Variables["silence"].Set(b.clock.jiffies(Silence)),
+		spec.Variables["window"].Set(b.windowBits()))
+}
+
+// windowBits is log2 of the jiffies to which a service's budget is divided: an
+// eighth of a second, or a little less.
+func (b *Balancer) windowBits() uint32 { return uint32(bits.Len64(max(b.clock.hz/8, 1)) - 1) }
 
 // Beat tells the programs that the daemon is alive and takes new flows.
 func (b *Balancer) Beat() error {
-	if err := b.objs.Heartbeat.Put(uint32(0), uint64(now())); err != nil {
+	if err := b.objs.Heartbeat.Put(uint32(0), b.clock.now()); err != nil {
 		return fmt.Errorf("fast path: heartbeat: %w", err)
 	}
 	return nil
@@ -32,18 +45,11 @@ func (b *Balancer) Beat() error {
 // for each port, all ports are one.
 func (b *Balancer) setServices() error {
 	for _, s := range b.cfg.Services {
-		vip := s.VIP.As16()
-		if _, ok := b.vips[vip]; !ok {
-			b.vips[vip] = uint16(len(b.vips))
-		}
 		if err := b.setService(s); err != nil {
 			return fmt.Errorf("service %s: %w", s.Name, err)
 		}
-		if err := b.objs.Vips.Put(address(s.VIP), b.vips[vip]); err != nil {
-			return fmt.Errorf("vip %v: %w", s.VIP, err)
-		}
 	}
-	return nil
+	return b.setVIPs()
 }
 
 func (b *Balancer) setService(s *core.Service) error {
@@ -72,7 +78,7 @@ func (b *Balancer) rule(s *core.Service, table bool) *balanceService {
 		r.Table = 1
 	}
 	if s.Upcalls > 0 {
-		r.Budget = uint32(max(int64(s.Upcalls)*int64(budgetWindow)/int64(time.Second), 1))
+		r.Budget = uint32(max(uint64(s.Upcalls)<<b.windowBits()/b.clock.hz, 1))
 	}
 	return r
 }

@@ -23,7 +23,7 @@ enum { CLOSED = 1 }; /* flow.state: FIN or RST was seen */
 
 enum { BY_POLICY, BY_TABLE, BY_FALLBACK }; /* flow.rule */
 
-/* Times are in units of 2^20 ns, about a millisecond. */
+/* Times are in jiffies: reading them costs next to nothing. */
 struct flow {
 	__u32 target; /* index into targets */
 	__u16 gen;    /* the target's, when the flow was placed */
@@ -33,9 +33,11 @@ struct flow {
 	__u64 bytes; /* of the client's IP packets */
 };
 
-/* 24 + 32 bytes and the kernel's 48 for an element, 16 for a bucket: 120. */
+/* An element takes 24 + 32 bytes, the kernel's 48 and 8 of its allocator, and a
+ * bucket 16: 128 bytes a flow, of which the 112 come as flows do. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct flow_key);
 	__type(value, struct flow);
 	__uint(max_entries, 1 << 20);
@@ -82,12 +84,24 @@ struct {
 	__uint(max_entries, SLOTS);
 } sums SEC(".maps");
 
+#define VIPS 8192 /* fastpath.vipSlots, a power of two */
+#define PROBES 8  /* fastpath.vipProbes */
+
+struct vip {
+	__be32 addr[4];
+	__u32 number; /* plus 1; 0: an empty slot */
+};
+
+/* Open addressing in an array, which is inlined: every packet that comes in
+ * pays for this look-up. */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__type(key, __be32[4]);
-	__type(value, __u16);
-	__uint(max_entries, 1 << 12);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct vip);
+	__uint(max_entries, VIPS);
 } vips SEC(".maps");
+
+volatile const __u32 vip_seed; /* with which no VIP takes more than PROBES */
 
 /* A VIP's port, or all of them (0). */
 struct service_key {
@@ -128,7 +142,7 @@ struct {
 	__uint(max_entries, LOOKUP);
 } lookup SEC(".maps");
 
-/* When the daemon was last alive, ns of CLOCK_MONOTONIC. */
+/* When the daemon was last alive, jiffies; 0: it is not. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__type(key, __u32);
@@ -136,7 +150,8 @@ struct {
 	__uint(max_entries, 1);
 } heartbeat SEC(".maps");
 
-#define SILENCE 2000000000LL /* ns: after that the daemon is dead */
+volatile const __u32 silence; /* jiffies: after that the daemon is dead */
+volatile const __u32 window;  /* log2 of a budget's time, jiffies */
 
 /* In the order of fastpath.counterNames. */
 enum { FORWARDED, XDP_FORWARDED, UPCALLS, PLACED, OVER_BUDGET, SLOW, TOO_LONG, STALE, PAUSED, NO_BACKEND, FULL, FAILED, COUNTERS };
@@ -153,13 +168,6 @@ INLINE void count(__u32 what)
 	__u64 *n = bpf_map_lookup_elem(&counters, &what);
 	if (n)
 		(*n)++;
-}
-
-volatile const __u8 coarse; /* the kernel has the cheaper clock (5.11) */
-
-INLINE __u64 clock(void)
-{
-	return coarse ? bpf_ktime_get_coarse_ns() : bpf_ktime_get_ns();
 }
 
 /* A packet that may be ours, and what was found out about it. */
@@ -201,11 +209,19 @@ INLINE int transport(void *at, void *end, struct packet *p)
 /* ours completes the key with the VIP's number. */
 INLINE int ours(struct packet *p)
 {
-	__u16 *vip = bpf_map_lookup_elem(&vips, p->dst);
-	if (!vip)
-		return 0;
-	p->key.vip = *vip;
-	return 1;
+	const __be32 *a = p->dst;
+	__u32 at = ((a[0] ^ a[1] ^ a[2] ^ a[3]) * vip_seed) / (0x100000000ULL / VIPS);
+	for (int i = 0; i < PROBES; i++) {
+		__u32 slot = (at + i) % VIPS;
+		struct vip *v = bpf_map_lookup_elem(&vips, &slot);
+		if (!v || !v->number)
+			return 0;
+		if (v->addr[3] == a[3] && v->addr[2] == a[2] && v->addr[1] == a[1] && v->addr[0] == a[0]) {
+			p->key.vip = v->number - 1;
+			return 1;
+		}
+	}
+	return 0;
 }
 
 /* parse says whether the packet is for a VIP and the programs can handle it. */
@@ -252,8 +268,8 @@ INLINE void begin(struct packet *p)
 {
 	__u32 zero = 0;
 	__u64 *beat = bpf_map_lookup_elem(&heartbeat, &zero);
-	p->now = clock();
-	p->dead = !beat || (__s64)(p->now - *beat) > SILENCE;
+	p->now = bpf_jiffies64();
+	p->dead = !beat || !*beat || (__s64)(p->now - *beat) > silence;
 }
 
 /* live is the flow's target, if that is still the membership it was. */
@@ -346,16 +362,14 @@ INLINE __s64 service(struct packet *p)
 	return at ? *at : -1;
 }
 
-#define WINDOW 27 /* log2 of a budget's window, ns: 134 ms */
-
 /* spent takes one from the service's budget. CPUs may overdraw it a little. */
 INLINE int spent(struct service *s, __u64 now)
 {
 	if (!s->budget)
 		return 0;
-	__u32 window = now >> WINDOW;
-	if (s->window != window) {
-		s->window = window;
+	__u32 in = now >> window;
+	if (s->window != in) {
+		s->window = in;
 		s->used = 0;
 	}
 	if (s->used >= s->budget)
@@ -378,7 +392,7 @@ INLINE struct flow *place(struct packet *p, __u32 at, struct service *s, __u8 ru
 	f->target = to;
 	f->gen = (*t)->gen;
 	f->rule = rule;
-	f->created = p->now >> 20;
+	f->created = p->now;
 	count(PLACED);
 	return f;
 nobody:
@@ -418,7 +432,7 @@ INLINE struct flow *decide(struct packet *p, struct flow *new, struct target **t
 /* account notes a packet that is forwarded, and a flow that is new. */
 INLINE void account(struct flow *f, const struct packet *p, __u32 packets, __u32 bytes)
 {
-	f->seen = p->now >> 20;
+	f->seen = p->now;
 	f->packets += packets; /* one CPU handles a flow at a time, nearly always */
 	f->bytes += bytes;
 	if (p->flags & (FIN | RST))
