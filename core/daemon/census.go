@@ -9,11 +9,11 @@ import (
 )
 
 // censusPace is how often the kernel's flows are counted, and the closed and
-// the silent ones ended. A census of many flows takes longer; it gets a tenth
+// the silent ones ended. A census of many flows takes longer; it gets this part
 // of one CPU at most.
 const (
 	censusPace  = 500 * time.Millisecond
-	censusShare = 10
+	censusShare = 20
 )
 
 // census counts the kernel's flows until ctx ends.

@@ -41,6 +41,7 @@ type Balancer struct {
 
 	mu      sync.Mutex
 	written map[uint16][]uint32 // the lookup tables as the program has them, by service
+	gens    []uint16            // of the targets, by targetKey
 
 	// Inherited says that a predecessor's flows were found, and that its
 	// program goes on until Attach.
@@ -79,6 +80,7 @@ func OpenBalancer(cfg Config) (*Balancer, error) {
 		return nil, err
 	}
 	b := &Balancer{cfg: cfg, pins: pins, vips: numberVIPs(cfg.Services), written: map[uint16][]uint32{}}
+	b.gens = make([]uint16, MaxBackends*max(len(cfg.Services), 1))
 	if b.clock, err = newClock(); err != nil {
 		return nil, err
 	}

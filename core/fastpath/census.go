@@ -151,10 +151,7 @@ const linger = time.Second
 // backend left, and tells of each that ended.
 func (b *Balancer) Take(ended func(*Flow)) (*Census, error) {
 	c := &Census{active: make([]uint32, MaxBackends*max(len(b.cfg.Services), 1))}
-	gens, err := b.generations()
-	if err != nil {
-		return nil, err
-	}
+	gens := b.generations()
 	var over []balanceFlowKey
 	var in *ebpf.Map
 	end := func() {
@@ -163,7 +160,7 @@ func (b *Balancer) Take(ended func(*Flow)) (*Census, error) {
 		}
 		over = over[:0]
 	}
-	err = b.walk(func(m *ebpf.Map, k *balanceFlowKey, f *Flow) bool {
+	err := b.walk(func(m *ebpf.Map, k *balanceFlowKey, f *Flow) bool {
 		if m != in || len(over) == walkBatch {
 			end()
 			in = m
@@ -196,19 +193,4 @@ func (b *Balancer) patience(f *Flow) time.Duration {
 		return t.TCP
 	}
 	return t.TCPSyn
-}
-
-// generations are those of the targets, by targetKey.
-func (b *Balancer) generations() ([]uint16, error) {
-	gens := make([]uint16, b.objs.Targets.MaxEntries())
-	var key uint32
-	var v balanceTarget
-	it := b.objs.Targets.Iterate()
-	for it.Next(&key, &v) {
-		gens[key] = v.Gen
-	}
-	if err := it.Err(); err != nil {
-		return nil, fmt.Errorf("fast path: targets: %w", err)
-	}
-	return gens, nil
 }

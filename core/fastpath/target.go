@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/caplance/caplance/core"
 	"github.com/cilium/ebpf"
@@ -59,6 +60,7 @@ func (b *Balancer) SetTarget(t Target) error {
 	}
 	var old balanceTarget
 	if err := b.objs.Targets.Lookup(key, &old); err == nil && old == v {
+		b.setGeneration(key, v.Gen) // a predecessor's that came back
 		return nil
 	}
 	if old.Gen != v.Gen {
@@ -70,7 +72,21 @@ func (b *Balancer) SetTarget(t Target) error {
 	if err := b.objs.Targets.Put(key, v); err != nil {
 		return fmt.Errorf("fast path: target %v: %w", t.Addr, err)
 	}
+	b.setGeneration(key, v.Gen)
 	return nil
+}
+
+func (b *Balancer) setGeneration(key uint32, gen uint16) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.gens[key] = gen
+}
+
+// generations are those of the targets, by targetKey.
+func (b *Balancer) generations() []uint16 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.gens)
 }
 
 // RemoveTarget forgets a membership; its flows are passed to userspace.
@@ -86,6 +102,7 @@ func (b *Balancer) RemoveTarget(service uint16, h core.Handle) error {
 	if err := b.objs.Targets.Put(key, balanceTarget{}); err != nil {
 		return fmt.Errorf("fast path: target: %w", err)
 	}
+	b.setGeneration(key, 0)
 	return nil
 }
 
