@@ -47,6 +47,7 @@ const (
 
 // Options are what a cluster is made with.
 type Options struct {
+	Name     string // of its namespaces, when there are several clusters in a process; default capl
 	Bin      string // directory of the built binaries
 	Dir      string // for configuration, sockets, state
 	Backends int

@@ -30,7 +30,7 @@ const router = 254
 
 // network makes the switches and all hosts.
 func (c *Cluster) network() (err error) {
-	if c.Net, err = topology.New("capl"); err != nil {
+	if c.Net, err = topology.New(cmp.Or(c.Name, "capl")); err != nil {
 		return err
 	}
 	if c.front, err = c.segment("sw", 77); err != nil {

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
-	"unsafe"
 
 	"github.com/caplance/caplance/e2e/topology"
 	"golang.org/x/sys/unix"
@@ -16,10 +15,8 @@ import (
 // flood sends UDP datagrams of a new flow each, as fast as one thread can: raw
 // frames, 64 to a system call, past the queueing discipline.
 type flood struct {
+	*messages
 	fd   int
-	vec  [64]mmsghdr
-	iov  [64]unix.Iovec
-	buf  [64][60]byte
 	flow uint32 // source address and port of the next
 
 	sent atomic.Uint64
@@ -27,21 +24,16 @@ type flood struct {
 	done sync.WaitGroup
 }
 
-type mmsghdr struct {
-	hdr unix.Msghdr
-	n   uint32
-	_   [4]byte
-}
-
 const (
 	etherHeader = 14
 	ipHeader    = 20
+	frameSize   = 60
 )
 
 // openFlood prepares to send from a host's link to the link address mac, for
 // the VIP.
 func openFlood(h *topology.Host, link string, mac net.HardwareAddr, vip netip.AddrPort) (*flood, error) {
-	f := &flood{fd: -1}
+	f := &flood{messages: newMessages(frameSize), fd: -1}
 	err := h.Do(func() error {
 		l, err := net.InterfaceByName(link)
 		if err != nil {
@@ -60,11 +52,7 @@ func openFlood(h *topology.Host, link string, mac net.HardwareAddr, vip netip.Ad
 		return nil, fmt.Errorf("packet socket: %w", err)
 	}
 	for i := range f.buf {
-		template(f.buf[i][:], mac, vip)
-		f.iov[i].Base = &f.buf[i][0]
-		f.iov[i].SetLen(len(f.buf[i]))
-		f.vec[i].hdr.Iov = &f.iov[i]
-		f.vec[i].hdr.SetIovlen(1)
+		template(f.buf[i], mac, vip)
 	}
 	return f, nil
 }
@@ -100,10 +88,8 @@ func (f *flood) start() (stop func()) {
 // batch sends as many flows as fit into a system call.
 func (f *flood) batch() {
 	f.fill()
-	n, _, e := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(f.fd), uintptr(unsafe.Pointer(&f.vec[0])), uintptr(len(f.vec)), 0, 0, 0)
-	if e == 0 {
-		f.sent.Add(uint64(n))
-	}
+	n, _ := f.send(f.fd)
+	f.sent.Add(uint64(n))
 }
 
 // fill makes every frame one of a flow that was not there before.

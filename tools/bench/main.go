@@ -1,8 +1,10 @@
 // Command bench measures the figures that the documentation gives, each
 // against its baseline in the same run, in turns, because only ratios hold from
-// one machine to the next. Medians go to the terminal and to bin/bench.json.
+// one machine to the next. Medians go to the terminal and to bin/bench.json,
+// ratios to bin/bench.svg.
 //
 //	sudo make bench
+//	go run ./tools/bench -only 'connections|latency' -systems 'tunnel|DNAT'
 //	go run ./tools/bench -only flows -profile flows.pprof
 package main
 
@@ -16,6 +18,8 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 )
@@ -28,7 +32,9 @@ type bench struct {
 	bin     string // directory of the built programs
 	dir     string // for configuration and sockets
 	rounds  int
-	profile string // file for a CPU profile of our loop, "" for none
+	profile string         // file for a CPU profile of our loop, "" for none
+	only    *regexp.Regexp // the measurements and loads that are wanted
+	systems *regexp.Regexp // the systems that are, besides the baselines
 }
 
 // measurements in the order in which they run.
@@ -40,10 +46,11 @@ var measurements = []struct {
 	{"pick", benchPick},
 	{"table", benchTable},
 	{"expiry", benchExpiry},
-	{"throughput", benchThroughput},
+	{"pool", benchPool},
 }
 
-// run is the program; it returns the exit code.
+// run is the program; it returns the exit code: 0 when all was measured, 1
+// when something failed, 2 for wrong usage, 130 when interrupted.
 func run(args []string, out, progress io.Writer) int {
 	b := &bench{report: newReport(progress)}
 	testing.Init() // its flags are those of testing.Benchmark
@@ -51,33 +58,57 @@ func run(args []string, out, progress io.Writer) int {
 	flags.StringVar(&b.bin, "bin", "bin", "directory of the built programs; bench.json goes there")
 	flags.IntVar(&b.rounds, "rounds", 5, "rounds, of which the median counts")
 	flags.StringVar(&b.profile, "profile", "", "file for a CPU profile of the verdict loop's rounds")
-	only := flags.String("only", "", "measure what this regular expression matches: flows, pick, table, expiry, throughput")
+	only := flags.String("only", "", "measure what this regular expression matches: "+strings.Join(names(), ", "))
+	systems := flags.String("systems", "", "compare the systems that this regular expression matches with none")
 	if flags.Parse(args) != nil || flags.NArg() > 0 || b.rounds < 1 {
 		return 2
 	}
-	wanted, err := regexp.Compile(*only)
-	if err != nil {
-		fmt.Fprintln(progress, "bench: -only:", err)
+	var err, err2 error
+	b.only, err = regexp.Compile(*only)
+	b.systems, err2 = regexp.Compile(*systems)
+	if err := errors.Join(err, err2); err != nil {
+		fmt.Fprintln(progress, "bench:", err)
+		return 2
+	}
+	if !slices.ContainsFunc(names(), b.only.MatchString) {
+		fmt.Fprintf(progress, "bench: -only %s matches none of %s\n", *only, strings.Join(names(), ", "))
 		return 2
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := b.all(ctx, wanted); err != nil {
+	err = b.all(ctx)
+	switch {
+	case ctx.Err() != nil:
+		fmt.Fprintln(progress, "\nbench: interrupted; everything is taken down again")
+		return 130
+	case err != nil:
 		fmt.Fprintln(progress, "\nbench:", err)
 		return 1
 	}
 	b.print(out)
-	if *only != "" {
+	b.printGoals(out)
+	if *only != "" || *systems != "" {
 		return 0 // half a file would pass for a whole one
 	}
-	if err := b.write(filepath.Join(b.bin, "bench.json")); err != nil {
+	if err := errors.Join(b.write(filepath.Join(b.bin, "bench.json")), b.draw(filepath.Join(b.bin, "bench.svg"))); err != nil {
 		fmt.Fprintln(progress, "bench:", err)
 		return 1
 	}
 	return 0
 }
 
-func (b *bench) all(ctx context.Context, wanted *regexp.Regexp) (err error) {
+// names are what -only chooses from.
+func names() (names []string) {
+	for _, m := range measurements {
+		names = append(names, m.name)
+	}
+	for _, l := range loads {
+		names = append(names, l.name)
+	}
+	return names
+}
+
+func (b *bench) all(ctx context.Context) (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("network namespaces need root: sudo make bench")
 	}
@@ -85,20 +116,23 @@ func (b *bench) all(ctx context.Context, wanted *regexp.Regexp) (err error) {
 		return fmt.Errorf("directory for sockets: %w", err)
 	}
 	defer os.RemoveAll(b.dir)
-	// Five rounds of a fifth of the default second.
-	if err := flag.Set("test.benchtime", "200ms"); err != nil {
+	// Rounds of a twentieth of the default second.
+	if err := flag.Set("test.benchtime", "50ms"); err != nil {
 		return err
 	}
 	for _, m := range measurements {
-		if !wanted.MatchString(m.name) {
+		if !b.only.MatchString(m.name) {
 			continue
 		}
 		if err := m.run(ctx, b); err != nil {
 			return fmt.Errorf("%s: %w", m.name, err)
 		}
 		if ctx.Err() != nil {
-			return errors.New("interrupted")
+			return ctx.Err()
 		}
+	}
+	if err := benchSystems(ctx, b); err != nil {
+		return fmt.Errorf("systems: %w", err)
 	}
 	return nil
 }

@@ -35,14 +35,36 @@ func (r *report) measure(system, metric, unit string, base *series) *series {
 
 func (s *series) add(v float64) { s.samples = append(s.samples, v) }
 
-// step shows how far the measurements have come, a line for each.
-func (r *report) step(what string, round, rounds int) {
-	if what != r.last {
-		fmt.Fprintf(r.progress, "%s", map[bool]string{true: "", false: "\n"}[r.last == ""])
-		fmt.Fprintf(r.progress, "%-50s", what)
-		r.last = what
+// mark shows what is under way: a line for each task, a word for each part.
+func (r *report) mark(task, part string) {
+	if task != r.last {
+		if r.last != "" {
+			fmt.Fprintln(r.progress)
+		}
+		fmt.Fprintf(r.progress, "%-34s", task)
+		r.last = task
 	}
-	fmt.Fprintf(r.progress, " %d/%d", round, rounds)
+	fmt.Fprint(r.progress, " ", part)
+}
+
+// step is mark for the rounds of a task.
+func (r *report) step(task string, round, rounds int) {
+	r.mark(task, fmt.Sprintf("%d/%d", round, rounds))
+}
+
+// note writes a line of its own.
+func (r *report) note(line string) {
+	fmt.Fprintf(r.progress, "\n%s", line)
+	r.last = line
+}
+
+// find is the series of a system's metric, nil when it was not measured.
+func (r *report) find(system, metric string) *series {
+	i := slices.IndexFunc(r.series, func(s *series) bool { return s.system == system && s.metric == metric })
+	if i < 0 {
+		return nil
+	}
+	return r.series[i]
 }
 
 // ratio is the median of the rounds' ratios: what changes from round to round
@@ -51,12 +73,17 @@ func (s *series) ratio() *float64 {
 	if s.base == nil {
 		return nil
 	}
-	ratios := make([]float64, min(len(s.samples), len(s.base.samples)))
-	for i := range ratios {
-		ratios[i] = s.samples[i] / s.base.samples[i]
-	}
-	m := median(ratios)
+	m := median(s.ratios(s.base))
 	return &m
+}
+
+// ratios are those to another series, round by round.
+func (s *series) ratios(to *series) []float64 {
+	ratios := make([]float64, min(len(s.samples), len(to.samples)))
+	for i := range ratios {
+		ratios[i] = s.samples[i] / to.samples[i]
+	}
+	return ratios
 }
 
 func median(v []float64) float64 {
@@ -77,10 +104,14 @@ func (r *report) print(w io.Writer) {
 		if v := s.ratio(); v != nil {
 			ratio = fmt.Sprintf("%.2f", *v)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s – %s\t%s\t%s\n", s.metric, s.system, number(median(s.samples)),
-			number(slices.Min(s.samples)), number(slices.Max(s.samples)), s.unit, ratio)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", s.metric, s.system, number(median(s.samples)), spread(s.samples), s.unit, ratio)
 	}
 	t.Flush()
+}
+
+// spread is the range of samples, of which there is one at least.
+func spread(samples []float64) string {
+	return number(slices.Min(samples)) + " – " + number(slices.Max(samples))
 }
 
 // number renders a value with three digits or all that are before the point.
@@ -100,13 +131,17 @@ type row struct {
 	Metric string   `json:"metric"`
 	Unit   string   `json:"unit"`
 	Median float64  `json:"median"`
-	Ratio  *float64 `json:"ratio"` // to the baseline's, null for none
+	Ratio  *float64 `json:"ratio"` // to that of the system "none", null where there is none
 }
 
 func (r *report) write(file string) error {
 	rows := []row{}
 	for _, s := range r.series {
-		rows = append(rows, row{s.system, s.metric, s.unit, median(s.samples), s.ratio()})
+		r := row{System: s.system, Metric: s.metric, Unit: s.unit, Median: median(s.samples)}
+		if s.base != nil && s.base.system == none {
+			r.Ratio = s.ratio()
+		}
+		rows = append(rows, r)
 	}
 	data, err := json.MarshalIndent(rows, "", "  ")
 	if err == nil {

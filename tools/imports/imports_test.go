@@ -34,8 +34,8 @@ var rules = []rule{
 		example: [2]string{"./core/daemon", "github.com/florianl/go-nfqueue/v2"},
 	},
 	{
-		why:  "core/ruleset is the only importer of google/nftables",
-		from: []string{"./..."}, except: []string{"./core/ruleset"}, to: []string{"github.com/google/nftables/..."},
+		why:  "core/ruleset is the only importer of google/nftables, but for what tools/bench compares with",
+		from: []string{"./..."}, except: []string{"./core/ruleset", "./tools/bench"}, to: []string{"github.com/google/nftables/..."},
 		example: [2]string{"./core/agent", "github.com/google/nftables/expr"},
 	},
 	{
@@ -79,8 +79,8 @@ var rules = []rule{
 		example: [2]string{"./tools/demo", "./cmd/caplance"},
 	},
 	{
-		why:  "no other program is run; only e2e/topology and e2e/require start our own",
-		from: []string{"./..."}, except: []string{"./e2e/topology", "./e2e/require"}, to: []string{"os/exec"},
+		why:  "no other program is run; only e2e/topology and e2e/require start our own, and tools/bench finds its peers",
+		from: []string{"./..."}, except: []string{"./e2e/topology", "./e2e/require", "./tools/bench"}, to: []string{"os/exec"},
 		example: [2]string{"./core/hostnet", "os/exec"},
 	},
 }

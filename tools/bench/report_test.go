@@ -3,25 +3,23 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/caplance/caplance/core"
-	"github.com/caplance/caplance/core/packet"
 	"github.com/google/go-cmp/cmp"
 )
 
 func TestReport(t *testing.T) {
 	r := newReport(&bytes.Buffer{})
-	base := r.measure("theirs", "speed", "1/s", nil)
+	base := r.measure(none, "speed", "1/s", nil)
 	ours := r.measure("ours", "speed", "1/s", base)
+	other := r.measure("beside", "speed", "1/s", ours)
 	for i, v := range []float64{100, 50, 200} { // the machine's mood changes both
 		base.add(v)
 		ours.add(v * float64(i+2))
+		other.add(v * float64(i+2))
 	}
 	file := filepath.Join(t.TempDir(), "bench.json")
 	if err := r.write(file); err != nil {
@@ -36,8 +34,9 @@ func TestReport(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []map[string]any{
-		{"system": "theirs", "metric": "speed", "unit": "1/s", "median": 100., "ratio": nil},
+		{"system": "none", "metric": "speed", "unit": "1/s", "median": 100., "ratio": nil},
 		{"system": "ours", "metric": "speed", "unit": "1/s", "median": 200., "ratio": 3.},
+		{"system": "beside", "metric": "speed", "unit": "1/s", "median": 200., "ratio": nil}, // to another than none
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("-want +got:\n%s", d)
@@ -49,6 +48,36 @@ func TestReport(t *testing.T) {
 	}
 }
 
+func TestGoals(t *testing.T) {
+	r := newReport(&bytes.Buffer{})
+	for i := range 3 {
+		for _, s := range []struct {
+			system, metric string
+			value          float64
+		}{
+			{none, metricStream, 100}, {direct, metricStream, 94.6}, {natted, metricStream, 95},
+			{none, metricRTT50, 40}, {direct, metricRTT50, 45},
+		} {
+			if i == 0 {
+				r.measure(s.system, s.metric, "", nil)
+			}
+			r.find(s.system, s.metric).add(s.value * float64(i+1))
+		}
+	}
+	var out strings.Builder
+	r.printGoals(&out)
+	var got [][]string
+	for line := range strings.Lines(out.String()) {
+		if f := strings.Fields(line); len(f) > 0 {
+			got = append(got, f[len(f)-2:])
+		}
+	}
+	want := [][]string{{"max", "wanted"}, {"0.95", "met"}, {"1.00", "met"}, {"1.10", "missed"}}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("-want +got:\n%s\n%s", d, &out)
+	}
+}
+
 func TestMedian(t *testing.T) {
 	for _, tt := range []struct {
 		samples []float64
@@ -57,33 +86,5 @@ func TestMedian(t *testing.T) {
 		if got := median(tt.samples); got != tt.want {
 			t.Errorf("median of %v is %v, want %v", tt.samples, got, tt.want)
 		}
-	}
-}
-
-// The flood's frames are what they look like, and each is another flow.
-func TestFrames(t *testing.T) {
-	f := &flood{fd: -1}
-	vip := netip.MustParseAddrPort("192.0.2.1:53")
-	for i := range f.buf {
-		template(f.buf[i][:], net.HardwareAddr{2, 0, 0, 0, 0, 9}, vip)
-	}
-	seen := map[core.FlowKey]bool{}
-	for range 2000 {
-		f.fill()
-		for i := range f.buf {
-			var p packet.Packet
-			if err := p.Parse(f.buf[i][etherHeader:]); err != nil || p.Key.DstAddr() != vip {
-				t.Fatalf("frame to %v: %v", p.Key.DstAddr(), err)
-			}
-			seen[p.Key] = true
-		}
-	}
-	if len(seen) != 2000*len(f.buf) {
-		t.Errorf("%d flows in %d frames", len(seen), 2000*len(f.buf))
-	}
-	// The example of RFC 1071's readers (Wikipedia, Internet checksum).
-	h := []byte{0x45, 0, 0, 0x73, 0, 0, 0x40, 0, 0x40, 0x11, 0, 0, 0xc0, 0xa8, 0, 1, 0xc0, 0xa8, 0, 0xc7}
-	if checksum(h); h[10] != 0xb8 || h[11] != 0x61 {
-		t.Errorf("checksum %x, want b861", h[10:12])
 	}
 }
