@@ -13,10 +13,16 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+// Prices is what packets and flows cost in the kernel.
+type Prices struct {
+	Packets   []Price
+	FlowBytes float64 // of kernel memory, as the map accounts for it
+}
+
 // Price is what one packet costs in the XDP program, net of what drives it.
 type Price struct {
-	What    string
-	Samples []float64 // ns, one a round
+	What string
+	NS   float64
 }
 
 // priceSize is the length of each packet, bytes.
@@ -36,17 +42,16 @@ var priceService = &core.Service{
 	Name: "price", VIP: netip.MustParseAddr("192.0.2.1"), Protos: []uint8{core.ProtoUDP}, Ports: []core.PortRange{{First: 80, Last: 80}}, Seed: 1,
 }
 
-// Prices measures the XDP program by BPF_PROG_TEST_RUN in the calling thread's
-// network namespace, where link is an Ethernet link, in turns for a number of
-// rounds. The map of flows holds a number of them, a power of two. dir keeps it
-// meanwhile. Nothing is attached.
-func Prices(link, dir string, rounds, flows int) (_ []Price, err error) {
-	p, err := newPricing(link, dir, flows)
+// TakePrices measures the XDP program by BPF_PROG_TEST_RUN, with a map that
+// holds a number of flows, a power of two. dir keeps it meanwhile. Nothing is
+// attached.
+func TakePrices(dir string, flows int) (out Prices, err error) {
+	p, err := newPricing(dir, flows)
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	defer func() { err = errors.Join(err, p.close()) }()
-	scenes := []struct {
+	for _, s := range []struct {
 		what   string
 		mask   uint64
 		direct bool
@@ -54,23 +59,35 @@ func Prices(link, dir string, rounds, flows int) (_ []Price, err error) {
 		{"one flow, tunnel", 0, false},
 		{"one flow, direct", 0, true},
 		{fmt.Sprintf("%d flows at random, tunnel", flows), uint64(flows - 1), false},
-		{"new flow by table, tunnel", math.MaxUint64, false},
-	}
-	prices := make([]Price, len(scenes))
-	for range rounds {
-		for i, s := range scenes {
-			prices[i].What = s.what
-			ns, err := p.net(s.mask, s.direct, flows)
-			if err != nil {
-				return nil, fmt.Errorf("price of %s: %w", s.what, err)
-			}
-			prices[i].Samples = append(prices[i].Samples, ns)
+		{"new flow by table, tunnel", newFlows, false},
+	} {
+		ns, err := p.net(s.mask, s.direct, flows)
+		if err != nil {
+			return out, fmt.Errorf("price of %s: %w", s.what, err)
 		}
+		out.Packets = append(out.Packets, Price{s.what, ns})
 	}
-	return prices, nil
+	out.FlowBytes, err = p.flowBytes(flows)
+	return out, err
 }
 
-func newPricing(link, dir string, flows int) (_ *pricing, err error) {
+// newFlows as a mask makes each packet one of a new flow.
+const newFlows = math.MaxUint64
+
+// flowBytes is the memory of the map of established flows, per flow.
+func (p *pricing) flowBytes(flows int) (float64, error) {
+	info, err := p.b.objs.Flows.Info()
+	if err != nil {
+		return 0, fmt.Errorf("fast path: flows: %w", err)
+	}
+	bytes, ok := info.Memlock()
+	if !ok {
+		return 0, errors.New("fast path: flows: the kernel does not tell the map's memory")
+	}
+	return float64(bytes) / float64(flows), nil
+}
+
+func newPricing(dir string, flows int) (_ *pricing, err error) {
 	p := &pricing{}
 	defer func() {
 		if err != nil {
@@ -78,7 +95,7 @@ func newPricing(link, dir string, flows int) (_ *pricing, err error) {
 		}
 	}()
 	p.b, err = OpenBalancer(Config{
-		Links: []string{link}, XDP: true, Flows: flows, Timeouts: flow.Timeouts{UDP: time.Hour}, Services: []*core.Service{priceService}, StateDir: dir,
+		Links: []string{"lo"}, XDP: true, Flows: flows, Timeouts: flow.Timeouts{UDP: time.Hour}, Services: []*core.Service{priceService}, StateDir: dir,
 	})
 	if err != nil {
 		return nil, err
@@ -138,7 +155,7 @@ func (p *pricing) net(mask uint64, direct bool, runs int) (float64, error) {
 	if err := errors.Join(p.b.SetTarget(t), p.driver.Variables["mask"].Set(mask)); err != nil {
 		return 0, err
 	}
-	if mask == math.MaxUint64 {
+	if mask == newFlows {
 		runs = min(runs, int(p.b.objs.Pending.MaxEntries())) &^ (priceChunk - 1) // none gives way
 	}
 	whole, err := p.gross(p.b.xdp, max(runs, priceChunk))

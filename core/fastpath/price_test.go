@@ -1,18 +1,26 @@
 package fastpath
 
-import "testing"
+import (
+	"testing"
 
-// What is priced is forwarded; how fast, the benchmark tells.
+	"github.com/caplance/caplance/e2e/require"
+)
+
+// What is priced is forwarded; how fast it is, tools/bench tells.
 func TestPrices(t *testing.T) {
-	name, _ := testLink(t)
-	prices, err := Prices(name, t.TempDir(), 1, 1<<16)
+	require.NetNS(t)
+	const flows = 1 << 16
+	prices, err := TakePrices(t.TempDir(), flows)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, p := range prices {
-		t.Logf("%s: %.0f ns", p.What, p.Samples)
-		if len(p.Samples) != 1 || p.Samples[0] <= 0 {
+	for _, p := range prices.Packets {
+		t.Logf("%s: %.0f ns", p.What, p.NS)
+		if p.NS <= 0 {
 			t.Errorf("%+v", p)
 		}
+	}
+	if len(prices.Packets) != 4 || prices.FlowBytes < 100 || prices.FlowBytes > 129 {
+		t.Errorf("%d prices, %.1f bytes a flow", len(prices.Packets), prices.FlowBytes)
 	}
 }

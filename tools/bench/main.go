@@ -45,6 +45,7 @@ var measurements = []struct {
 	{"flows", benchFlows},
 	{"pick", benchPick},
 	{"table", benchTable},
+	{"program", benchProgram},
 	{"expiry", benchExpiry},
 	{"pool", benchPool},
 }
