@@ -39,9 +39,9 @@ fuzz:
 	@set -e; for t in $(FUZZ); do IFS=: read -r pkg target time <<<"$$t"; time=$${time:-$(FUZZTIME)}; echo "fuzz $$pkg $$target $$time"; \
 	$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $$time -fuzzminimizetime 5x ./$$pkg; done
 
-e2e: build need-root ## end-to-end tests in network namespaces, on every rung (root)
-	@set -e; for rung in tc userspace; do echo "rung $$rung"; \
-	CAPLANCE_RUNG=$$rung CAPLANCE_BIN=$(CURDIR)/bin $(GO) test -count=1 -timeout 20m ./e2e/...; done
+e2e: build need-root ## end-to-end tests in network namespaces, on every rung, in either mode (root)
+	@set -e; for way in tc/tunnel xdp/direct userspace/tunnel $(if $(ALL),tc/direct xdp/tunnel userspace/direct); do echo "$$way"; \
+	CAPLANCE_RUNG=$${way%/*} CAPLANCE_MODE=$${way#*/} CAPLANCE_BIN=$(CURDIR)/bin $(GO) test -count=1 -timeout 20m ./e2e/...; done
 
 test: need-root ## everything: unit and e2e (root)
 	$(MAKE) unit e2e
