@@ -1,23 +1,14 @@
 package fastpath
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"testing"
 	"time"
 
 	"github.com/caplance/caplance/core"
-	"github.com/caplance/caplance/core/packet"
-	"github.com/caplance/caplance/core/packet/packettest"
 )
-
-// die makes the daemon look dead to the program.
-func die(t *testing.T, b *Balancer) {
-	t.Helper()
-	if err := b.objs.Heartbeat.Put(uint32(0), uint64(0)); err != nil {
-		t.Fatal(err)
-	}
-}
 
 // poolFor makes a pool of n backends 10.0.1.0, 10.0.1.1 … and tells the program
 // of it.
@@ -44,13 +35,16 @@ func poolFor(t *testing.T, b *Balancer, s *core.Service, n int) *core.Pool {
 // While the daemon is dead the program places new flows as the daemon's lookup
 // table would: the two hash alike. Known flows get all their packets.
 func TestDeadDaemon(t *testing.T) {
-	b := openBalancer(t)
+	name, _ := testLink(t)
+	b := open(t, testConfig(t, name))
 	for _, tt := range []struct {
 		s   *core.Service
 		vip netip.AddrPort
 	}{{b.cfg.Services[1], vip4}, {b.cfg.Services[2], vip6}} {
 		pool := poolFor(t, b, tt.s, 5)
-		die(t, b)
+		if err := b.Retire(); err != nil {
+			t.Fatal(err)
+		}
 		for i := range 200 {
 			client := netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, byte(i), 7}), uint16(10000+i))
 			if tt.vip.Addr().Is6() {
@@ -58,31 +52,15 @@ func TestDeadDaemon(t *testing.T) {
 			}
 			k := key(client, tt.vip, 6)
 			want := pool.Members[pool.Lookup.At(k.Hash(tt.s.Seed))].Addr
-			for _, flags := range []uint8{packet.SYN, packet.ACK, packet.FIN | packet.ACK} {
-				in := packettest.TCP(client, tt.vip, flags, nil)
-				verdict, out := run(t, b.objs.TC, frame(in))
-				if verdict != redirect {
-					t.Fatalf("flow %d, flags %#x: verdict %d", i, flags, int32(verdict))
+			for _, flags := range []uint8{syn, ack, finAck} {
+				verdict, out := run(t, b.objs.TC, tcp(client, tt.vip, flags, 0), nil)
+				if got := keyOf(out).DstAddr().Addr(); verdict != redirect || got != want {
+					t.Fatalf("flow %d, flags %#x: verdict %d, to %v, want %v", i, flags, int32(verdict), got, want)
 				}
-				checkOuter(t, out, want, in)
 			}
 		}
 		if err := b.Beat(); err != nil {
 			t.Fatal(err)
-		}
-		fresh := packettest.TCP(netip.AddrPortFrom(tt.vip.Addr().Next(), 5), tt.vip, packet.SYN, nil)
-		if verdict, _ := run(t, b.objs.TC, frame(fresh)); verdict != pass {
-			t.Errorf("a living daemon's flow was placed for it: verdict %d", int32(verdict))
-		}
-	}
-	die(t, b)
-	for name, to := range map[string]netip.AddrPort{
-		"port of no service":      netip.AddrPortFrom(vip4.Addr(), 80),
-		"address of no service":   netip.MustParseAddrPort("192.0.2.77:443"),
-		"service without backend": netip.MustParseAddrPort("192.0.2.99:80"),
-	} {
-		if verdict, _ := run(t, b.objs.TC, frame(packettest.TCP(client4, to, packet.SYN, nil))); verdict != pass {
-			t.Errorf("%s: verdict %d", name, int32(verdict))
 		}
 	}
 	placed := 0
@@ -100,10 +78,19 @@ func TestDeadDaemon(t *testing.T) {
 // A successor finds the flows of a killed process and its program at work,
 // takes both over, and in the end nothing is left.
 func TestSuccession(t *testing.T) {
-	b := openBalancer(t)
-	cfg := b.cfg
+	name, index := testLink(t)
+	cfg := testConfig(t, name)
+	b, err := OpenBalancer(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := tunnel4.target(index)
+	target.Service = 1
+	if err := errors.Join(b.Attach(), b.SetTarget(target)); err != nil {
+		t.Fatal(err)
+	}
 	k := key(client4, vip4, 6)
-	establish(t, b, k, 1, 1<<16|1)
+	establish(t, b, k, 1, tunnel4.handle())
 	next, err := OpenBalancer(cfg) // b was killed: it closes nothing
 	if err != nil {
 		t.Fatal(err)
@@ -111,16 +98,19 @@ func TestSuccession(t *testing.T) {
 	if !next.Inherited {
 		t.Error("nothing inherited")
 	}
-	if f, ok := next.Find(k); !ok || !f.Established || f.Backend != 1<<16|1 {
+	if f, ok := next.Find(k); !ok || !f.Established || f.Backend != tunnel4.handle() {
 		t.Error("the flow is lost")
 	}
 	if err := next.Attach(); err != nil {
 		t.Fatal(err)
 	}
-	if err := next.Keep(func(_ uint16, h core.Handle) bool { return h != 1<<16|1 }); err != nil {
+	if verdict, _ := run(t, next.objs.TC, tcp4(ack, 0), nil); verdict != redirect {
+		t.Errorf("a flow is not gone on with: verdict %d", int32(verdict))
+	}
+	if err := next.Keep(func(_ uint16, h core.Handle) bool { return h != tunnel4.handle() }); err != nil {
 		t.Fatal(err)
 	}
-	if verdict, _ := run(t, next.objs.TC, frame(packettest.TCP(client4, vip4, packet.ACK, nil))); verdict != pass {
+	if verdict, _ := run(t, next.objs.TC, tcp4(ack, 0), nil); verdict != pass {
 		t.Errorf("a target that did not come back is used: verdict %d", int32(verdict))
 	}
 	if err := next.Close(); err != nil {
