@@ -122,7 +122,7 @@ func TestLongDatagrams(t *testing.T) {
 // A datagram that only the tunnel makes too long: the client is told, and its
 // next one is cut by its own kernel.
 func TestPathMTU(t *testing.T) {
-	c := start(t, cluster.Options{Backends: 2})
+	c := start(t, cluster.Options{Backends: 2, Mode: "tunnel"})
 	told := uint64(0)
 	for _, vip := range vips {
 		pc := udpSocket(t, c, vip)

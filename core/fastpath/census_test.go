@@ -24,10 +24,10 @@ func censusScene(t *testing.T) *scene {
 // packet some time ago.
 func (s *scene) silent(m *ebpf.Map, src netip.AddrPort, proto uint8, b backend, closed bool, idle time.Duration) error {
 	k := flowKey(key(src, vip4, proto), s.vips[vip4.Addr().As16()])
-	tick := clockTick()
+	tick := s.tick()
 	v := balanceFlow{
 		Target: targetKey(1, b.handle()), Gen: 1, State: flag(closed), Rule: uint8(ByTable), Packets: 7, Bytes: 700,
-		Created: tick - uint32(time.Minute>>20), Seen: tick - uint32(idle>>20),
+		Created: tick - s.clock.jiffies(time.Minute), Seen: tick - uint32(int64(idle)*int64(s.clock.hz)/int64(time.Second)),
 	}
 	return m.Put(&k, &v)
 }
@@ -163,7 +163,7 @@ func (s *scene) fill(m *ebpf.Map, n int, to []backend) error {
 		b := to[i%len(to)]
 		src := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, flag(m == s.objs.Pending), byte(i >> 8), byte(i)}), 1)
 		keys[i] = flowKey(key(src, vip4, core.ProtoTCP), s.vips[vip4.Addr().As16()])
-		values[i] = balanceFlow{Target: targetKey(1, b.handle()), Gen: generation(b.handle()), Seen: clockTick()}
+		values[i] = balanceFlow{Target: targetKey(1, b.handle()), Gen: generation(b.handle()), Seen: s.tick()}
 	}
 	_, err := m.BatchUpdate(keys, values, nil)
 	return err

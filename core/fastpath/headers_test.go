@@ -27,21 +27,21 @@ func TestHeaders(t *testing.T) {
 		{"UDP checksum 0 over IPv6", established(tunnel6), with(udp6(9), 46, 0, 0), to(tunnel6), "kernel_forwarded", "established"},
 
 		{"fragment of no VIP", nil, with(tcp(client4, nobody4, ack, 9), 6, 0x20, 0), up, "", ""},
-		{"IPv6 fragment, first", established(tunnel4), extended(tcp6(ack, 9), 44, 0, 1), up, "", "established"},
-		{"IPv6 fragment, middle", established(tunnel4), extended(tcp6(ack, 9), 44, 8, 1), up, "", ""},
-		{"IPv6 fragment, last", established(tunnel4), extended(udp6(9), 44, 8, 0), up, "", ""},
-		{"IPv6 fragment, the only one", established(tunnel4), extended(udp6(9), 44, 0, 0), up, "", "established"},
-		{"IPv6 hop-by-hop options", established(tunnel4), extended(tcp6(ack, 9), 0, 0, 0), up, "", "established"},
-		{"IPv6 routing", established(tunnel4), extended(tcp6(ack, 9), 43, 0, 0), up, "", "established"},
-		{"IPv6 destination options", established(direct6), extended(udp6(9), 60, 0, 0), up, "", "established"},
-		{"IPv6 destination options, policy's table", table(tunnel4), extended(tcp6(syn, 0), 60, 0, 0), up, "", ""},
+		{"IPv6 fragment, first", established(tunnel4), extended(tcp6(ack, 9), 44, 0, 1), up, "kernel_slow", "established"},
+		{"IPv6 fragment, middle", established(tunnel4), extended(tcp6(ack, 9), 44, 8, 1), up, "kernel_slow", ""},
+		{"IPv6 fragment, last", established(tunnel4), extended(udp6(9), 44, 8, 0), up, "kernel_slow", ""},
+		{"IPv6 fragment, the only one", established(tunnel4), extended(udp6(9), 44, 0, 0), up, "kernel_slow", "established"},
+		{"IPv6 hop-by-hop options", established(tunnel4), extended(tcp6(ack, 9), 0, 0, 0), up, "kernel_slow", "established"},
+		{"IPv6 routing", established(tunnel4), extended(tcp6(ack, 9), 43, 0, 0), up, "kernel_slow", "established"},
+		{"IPv6 destination options", established(direct6), extended(udp6(9), 60, 0, 0), up, "kernel_slow", "established"},
+		{"IPv6 destination options, policy's table", table(tunnel4), extended(tcp6(syn, 0), 60, 0, 0), up, "kernel_slow", ""},
 		{"IPv6 no next header", established(tunnel4), with(tcp6(ack, 9), 6, 59), up, "", ""},
 	})
 }
 
 // Fragments and options are the stack's.
 func TestSlow(t *testing.T) {
-	newScene(t).checkTC(t, []fixture{
+	newScene(t).check(t, []fixture{
 		{"first fragment", established(tunnel4), with(tcp4(ack, 9), 6, 0x20, 0), up, "kernel_slow", "established"},
 		{"first fragment, DF", established(tunnel4), with(tcp4(ack, 9), 6, 0x60, 0), up, "kernel_slow", "established"},
 		{"middle fragment", established(tunnel4), with(udp4(9), 6, 0x20, 9), up, "kernel_slow", ""},

@@ -48,6 +48,13 @@ func TestLengths(t *testing.T) {
 		{"longer than the frame, daemon dead", dead, with(tcp6(syn, 0), 4, 0, 21), up, "", ""},
 		{"UDP longer than IP", established(tunnel4), with(udp4(9), 24, 0, 99), to(tunnel4), "kernel_forwarded", "established"},
 		{"UDP shorter than IP", established(tunnel4), with(udp6(9), 44, 0, 9), to(tunnel4), "kernel_forwarded", "established"},
+		{"IPv4 of length 0", established(tunnel4), with(tcp4(ack, 9), 2, 0, 0), up, "", "established"},
+		{"IPv4 shorter than its header", established(tunnel4), with(tcp4(ack, 9), 2, 0, 19), up, "", "established"},
+		{"IPv4 without room for TCP", established(tunnel4), with(tcp4(ack, 9), 2, 0, 39), up, "", "established"},
+		{"IPv4 without room for UDP", established(direct4), with(udp4(9), 2, 0, 27), up, "", "established"},
+		{"IPv6 of length 0", established(tunnel4), with(tcp6(ack, 9), 4, 0, 0), up, "", "established"},
+		{"IPv6 without room for TCP", established(tunnel6), with(tcp6(ack, 9), 4, 0, 19), up, "", "established"},
+		{"IPv6 without room for UDP", established(direct6), with(udp6(9), 4, 0, 7), up, "", "established"},
 	})
 }
 

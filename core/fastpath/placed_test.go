@@ -14,6 +14,7 @@ var (
 	web8003 = netip.AddrPortFrom(vip4.Addr(), 8003)
 	web80   = netip.AddrPortFrom(vip4.Addr(), 80)
 
+	web6Zero  = netip.AddrPortFrom(vip6.Addr(), 0)
 	web6First = netip.AddrPortFrom(vip6.Addr(), 1)
 	web6Last  = netip.AddrPortFrom(vip6.Addr(), 65535)
 
@@ -43,8 +44,8 @@ func TestUnknownFlows(t *testing.T) {
 		{"daemon dead, direct", all(lookup(direct4), dead), tcp4(syn, 0), byTC(direct4), "kernel_placed kernel_forwarded", "pending"},
 		{"daemon dead, MACs unknown", all(lookup(neighbour6), dead), tcp6(syn, 0), byTC(neighbour6), "kernel_placed kernel_forwarded", "pending"},
 		{"daemon dead, direct, MACs unknown", all(lookup(directNeighbour6), dead), tcp6(syn, 0), byTC(directNeighbour6), "kernel_placed kernel_forwarded", "pending"},
-		{"daemon dead, paused", all(lookup(paused), dead), tcp4(syn, 0), drop, "kernel_placed kernel_paused", ""},
-		{"daemon dead, too long", dead, tcp4(ack, mtu4), up, "kernel_placed kernel_too_long", ""},
+		{"daemon dead, paused", all(lookup(paused), dead), tcp4(syn, 0), drop, "kernel_paused", ""},
+		{"daemon dead, too long", dead, tcp4(ack, mtu4), up, "kernel_too_long", ""},
 		{"daemon dead, no backend", all(lookup(nobody), dead), tcp4(syn, 0), up, "kernel_no_backend", ""},
 		{"daemon dead, no backend, mid-flow", all(lookup(nobody), dead), tcp6(ack, 9), up, "kernel_no_backend", ""},
 		{"daemon dead, backend gone", all(lookup(gone), dead), udp4(9), up, "kernel_no_backend", ""},
@@ -68,7 +69,7 @@ func TestUnknownFlows(t *testing.T) {
 		{"budget spent, datagram", spent, udp(client4, metered, 9), byTC(tunnel4), "kernel_over_budget kernel_placed kernel_forwarded", ""},
 		{"budget spent, mid-flow", spent, tcp(client4, metered, ack, 9), byTC(tunnel4), "kernel_over_budget kernel_placed kernel_forwarded", ""},
 		{"budget spent, direct", all(lookup(direct4), spent), tcp(client4, metered, syn, 0), byTC(direct4), "kernel_over_budget kernel_placed kernel_forwarded", ""},
-		{"budget spent, paused", all(lookup(paused), spent), tcp(client4, metered, syn, 0), drop, "kernel_over_budget kernel_placed kernel_paused", ""},
+		{"budget spent, paused", all(lookup(paused), spent), tcp(client4, metered, syn, 0), drop, "kernel_over_budget kernel_paused", ""},
 		{"budget spent, no backend", all(lookup(nobody), spent), tcp(client4, metered, syn, 0), up, "kernel_over_budget kernel_no_backend", ""},
 		{"budget spent, daemon dead", all(spent, dead), tcp(client4, metered, syn, 0), byTC(tunnel4), "kernel_placed kernel_forwarded", "pending"},
 		{"another service's budget spent", spent, tcp4(syn, 0), up, "kernel_upcalls", ""},
@@ -77,10 +78,10 @@ func TestUnknownFlows(t *testing.T) {
 
 // What the policy's table places and XDP leaves to TC.
 func TestPlacedByTC(t *testing.T) {
-	newScene(t).checkTC(t, []fixture{
+	newScene(t).check(t, []fixture{
 		{"table, MACs unknown", table(neighbour4), tcp4(syn, 0), byTC(neighbour4), "kernel_placed kernel_forwarded", "pending"},
-		{"table, paused", table(paused), tcp4(syn, 0), drop, "kernel_placed kernel_paused", ""},
-		{"table, too long", table(tunnel4), tcp4(ack, mtu4), up, "kernel_placed kernel_too_long", ""},
+		{"table, paused", table(paused), tcp4(syn, 0), drop, "kernel_paused", ""},
+		{"table, too long", table(tunnel4), tcp4(ack, mtu4), up, "kernel_too_long", ""},
 		{"table, no backend", table(nobody), tcp4(syn, 0), up, "kernel_no_backend", ""},
 		{"table, no backend, mid-flow", table(nobody), tcp6(ack, 9), up, "kernel_no_backend", ""},
 		{"table, backend gone", table(gone), udp4(9), up, "kernel_no_backend", ""},
@@ -104,6 +105,7 @@ func TestServices(t *testing.T) {
 		{"UDP where TCP alone is balanced, daemon dead", all(table(tunnel4), dead), udp(client4, other, 9), up, "", ""},
 		{"no port of a service, daemon dead", dead, tcp(client4, web80, syn, 0), up, "", ""},
 		{"port 0", table(tunnel4), tcp(client4, netip.AddrPortFrom(vip4.Addr(), 0), syn, 0), up, "", ""},
+		{"port 0, all ports", table(tunnel4), tcp(client6, web6Zero, syn, 0), up, "", ""},
 		{"no VIP", table(tunnel4), tcp(client4, nobody4, syn, 0), up, "", ""},
 		{"no VIP, IPv6", table(tunnel4), udp(client6, nobody6, 9), up, "", ""},
 		{"no VIP, daemon dead", dead, tcp(client4, nobody4, syn, 0), up, "", ""},
@@ -119,7 +121,7 @@ func TestServices(t *testing.T) {
 func establishedTo(dst netip.AddrPort) state {
 	return func(s *scene) error {
 		k := flowKey(key(client4, dst, 6), s.vips[dst.Addr().As16()])
-		v := balanceFlow{Target: targetKey(1, tunnel4.handle()), Gen: 1, Seen: clockTick()}
+		v := balanceFlow{Target: targetKey(1, tunnel4.handle()), Gen: 1, Seen: s.tick()}
 		return s.objs.Flows.Put(&k, &v)
 	}
 }

@@ -3,6 +3,7 @@ package fastpath
 import (
 	"errors"
 	"net/netip"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -106,7 +107,7 @@ func closed(b backend) state {
 
 func (s *scene) putFlows(m *ebpf.Map, v balanceFlow, b backend) error {
 	v.Gen, v.Packets, v.Bytes = generation(b.handle()), 1, 40
-	v.Created, v.Seen = clockTick(), clockTick()
+	v.Created, v.Seen = s.tick(), s.tick()
 	var errs []error
 	for _, k := range testFlows() {
 		v.Target = targetKey(s.serviceOf(k), b.handle())
@@ -115,6 +116,9 @@ func (s *scene) putFlows(m *ebpf.Map, v balanceFlow, b backend) error {
 	}
 	return errors.Join(errs...)
 }
+
+// tick is the time as the flows hold it.
+func (s *scene) tick() uint32 { return uint32(s.clock.now()) }
 
 // dead silences the daemon.
 func dead(s *scene) error {
@@ -126,7 +130,7 @@ func dead(s *scene) error {
 func silentFor(d time.Duration) state {
 	return func(s *scene) error {
 		s.dead = d > Silence
-		return s.objs.Heartbeat.Put(uint32(0), uint64(now()-d))
+		return s.objs.Heartbeat.Put(uint32(0), uint64(int64(s.clock.now())-int64(d)*int64(s.clock.hz)/int64(time.Second)))
 	}
 }
 
@@ -179,7 +183,7 @@ func testFlows() (keys []*core.FlowKey) {
 		for _, dst := range []netip.AddrPort{vip4, web444, web8001, web8002, metered, other} {
 			keys = append(keys, key(client4, dst, proto))
 		}
-		for _, dst := range []netip.AddrPort{vip6, web6First, web6Last} {
+		for _, dst := range []netip.AddrPort{vip6, web6Zero, web6First, web6Last} {
 			keys = append(keys, key(client6, dst, proto))
 		}
 	}
@@ -194,12 +198,12 @@ func unspent(s *scene) error { return s.spend(0) }
 // spend does so well inside a window of the program's clock, which may be some
 // ms late.
 func (s *scene) spend(used uint32) error {
-	at := now() % budgetWindow
-	if at < budgetWindow/8 || at > budgetWindow/2 {
-		time.Sleep((budgetWindow*9/8 - at) % budgetWindow)
+	window := uint64(1) << s.windowBits()
+	for at := s.clock.now() % window; at < window/8 || at > window/2; at = s.clock.now() % window {
+		runtime.Gosched()
 	}
 	r := s.rule(s.cfg.Services[3], false)
-	r.Window, r.Used = uint32(now()/budgetWindow), used
+	r.Window, r.Used = uint32(s.clock.now()/window), used
 	s.set.to = backends // the rules are to be written again
 	return s.objs.Rules.Put(uint32(3), r)
 }

@@ -1,6 +1,7 @@
 package fastpath
 
 import (
+	"errors"
 	"testing"
 )
 
@@ -84,6 +85,25 @@ func TestLife(t *testing.T) {
 				if e.State() != step.left || e.Packets != step.n || e.Bytes != 40*step.n || e.Rule.String() != name || e.Backend != tunnel4.handle() || e.Service != 1 {
 					t.Errorf("after packet %d: %s %+v", i, e.State(), e)
 				}
+			}
+		})
+	}
+}
+
+// A FIN that opens a flow's entry does not close the connection that comes
+// next.
+func TestLateFIN(t *testing.T) {
+	s := newScene(t)
+	for name, given := range map[string]state{"table": table(tunnel4), "daemon dead": dead} {
+		t.Run(name, func(t *testing.T) {
+			if err := errors.Join(s.reset(), given(s)); err != nil {
+				t.Fatal(err)
+			}
+			for _, flags := range []uint8{finAck, syn, ack} {
+				s.show(t, tcp4(flags, 0), true, super{})
+			}
+			if e, ok := s.Find(keyOf(tcp4(ack, 0))); !ok || e.State() != "established" {
+				t.Errorf("the flow is left %v %q", ok, e.State())
 			}
 		})
 	}

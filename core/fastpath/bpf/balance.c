@@ -73,12 +73,12 @@ int balance(struct __sk_buff *skb)
 		return PASS;
 	__u32 whole = skb->len - sizeof(struct ethhdr); /* with padding, perhaps */
 	__u32 inner = skb->gso_size ? whole : p.length;
-	if (inner > whole)
+	if (inner > whole || inner < least(&p))
 		return PASS;
 	begin(&p);
 	struct flow new = {};
 	struct target *t = 0;
-	struct flow *f = decide(&p, &new, &t, 0);
+	struct flow *f = decide(&p, &new, &t);
 	if (!f || !t)
 		return PASS;
 	if (t->paused) {
@@ -126,15 +126,15 @@ SEC("xdp")
 int balance_xdp(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
-	struct packet p = {};
-	if (!parse(data, end, &p) || p.length > end - data - sizeof(struct ethhdr))
+	struct packet p = {.look = 1};
+	if (!parse(data, end, &p) || p.length > end - data - sizeof(struct ethhdr) || p.length < least(&p))
 		return XDP_PASS;
 	begin(&p);
 	if (p.dead)
 		return XDP_PASS;
 	struct flow new = {};
 	struct target *t = 0;
-	struct flow *f = decide(&p, &new, &t, 1);
+	struct flow *f = decide(&p, &new, &t);
 	if (!f || !t || t->paused || !t->resolved || p.length > t->mtu)
 		return XDP_PASS;
 	account(f, &p, 1, p.length);

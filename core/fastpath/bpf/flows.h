@@ -179,8 +179,17 @@ struct packet {
 	__u8 flags;   /* of TCP */
 	__u8 dead;    /* the daemon is */
 	__u8 fresh;   /* its flow is to be remembered */
+	__u8 placed;  /* by the lookup table */
+	__u8 look;    /* XDP: what it leaves to TC is counted there */
 	__u64 now;
 };
+
+/* note counts what a packet goes up for. */
+INLINE void note(const struct packet *p, __u32 what)
+{
+	if (!p->look)
+		count(what);
+}
 
 enum { FIN = 1, SYN = 2, RST = 4, ACK = 16 };
 
@@ -224,6 +233,13 @@ INLINE int ours(struct packet *p)
 	return 0;
 }
 
+/* extension says whether an IPv6 header is followed by another before the
+ * transport's (RFC 8200, §4). */
+INLINE int extension(__u8 next)
+{
+	return next == IPPROTO_HOPOPTS || next == IPPROTO_ROUTING || next == IPPROTO_FRAGMENT || next == IPPROTO_DSTOPTS;
+}
+
 /* parse says whether the packet is for a VIP and the programs can handle it. */
 INLINE int parse(void *data, void *end, struct packet *p)
 {
@@ -239,7 +255,7 @@ INLINE int parse(void *data, void *end, struct packet *p)
 		if (!ours(p))
 			return 0;
 		if (ip->ihl != 5 || ip->frag_off & bpf_htons(FRAGMENT)) {
-			count(SLOW);
+			note(p, SLOW);
 			return 0;
 		}
 		p->key.proto = ip->protocol;
@@ -255,12 +271,22 @@ INLINE int parse(void *data, void *end, struct packet *p)
 		copy6(p->dst, &ip->daddr);
 		if (!ours(p))
 			return 0;
+		if (extension(ip->nexthdr)) {
+			note(p, SLOW);
+			return 0;
+		}
 		p->key.proto = ip->nexthdr;
 		p->header = sizeof(*ip);
 		p->length = bpf_ntohs(ip->payload_len) + sizeof(*ip);
 		return transport(ip + 1, end, p);
 	}
 	return 0;
+}
+
+/* least is the shortest that the IP packet can be with its headers. */
+INLINE __u32 least(const struct packet *p)
+{
+	return p->header + (p->key.proto == IPPROTO_TCP ? sizeof(struct tcphdr) : sizeof(struct udphdr));
 }
 
 /* begin takes the time and sees whether the daemon is alive. */
@@ -316,12 +342,12 @@ INLINE struct flow *find(struct packet *p, struct target **t)
 	if (!f)
 		return 0;
 	*t = live(f);
-	if (!*t) {
+	if (*t && !(f->state & CLOSED && opens(p)))
+		return opens(p) ? f : promote(p, f);
+	if (!*t)
 		count(STALE);
-		bpf_map_delete_elem(&pending, &p->key);
-		return 0;
-	}
-	return opens(p) ? f : promote(p, f);
+	bpf_map_delete_elem(&pending, &p->key);
+	return 0;
 }
 
 /* mix and hash are those of core.FlowKey. */
@@ -354,6 +380,8 @@ INLINE __u64 hash(const struct packet *p, __u64 seed)
 INLINE __s64 service(struct packet *p)
 {
 	struct service_key k = {.vip = p->key.vip, .port = p->key.dport, .proto = p->key.proto};
+	if (!k.port) /* that stands for all ports, and is none of them */
+		return -1;
 	__u32 *at = bpf_map_lookup_elem(&services, &k);
 	if (!at) {
 		k.port = 0;
@@ -393,17 +421,16 @@ INLINE struct flow *place(struct packet *p, __u32 at, struct service *s, __u8 ru
 	f->gen = (*t)->gen;
 	f->rule = rule;
 	f->created = p->now;
-	count(PLACED);
+	p->placed = 1;
 	return f;
 nobody:
-	count(NO_BACKEND);
+	note(p, NO_BACKEND);
 	return 0;
 }
 
 /* decide is the packet's flow and target, or 0: the packet goes up. new is
- * room for a flow without an entry. A look neither counts what goes up nor
- * takes from the budget. */
-INLINE struct flow *decide(struct packet *p, struct flow *new, struct target **t, int look)
+ * room for a flow without an entry. XDP leaves the budget to TC. */
+INLINE struct flow *decide(struct packet *p, struct flow *new, struct target **t)
 {
 	struct flow *f = find(p, t);
 	if (f)
@@ -419,7 +446,7 @@ INLINE struct flow *decide(struct packet *p, struct flow *new, struct target **t
 		p->fresh = 1;
 		return place(p, at, s, p->dead ? BY_FALLBACK : BY_TABLE, new, t);
 	}
-	if (look)
+	if (p->look)
 		return 0;
 	if (spent(s, p->now)) { /* a flood, perhaps: it is not worth an entry */
 		count(OVER_BUDGET);
@@ -437,6 +464,8 @@ INLINE void account(struct flow *f, const struct packet *p, __u32 packets, __u32
 	f->bytes += bytes;
 	if (p->flags & (FIN | RST))
 		f->state = CLOSED;
+	if (p->placed)
+		count(PLACED);
 	__u32 to = f->target;
 	struct sum *sum = bpf_map_lookup_elem(&sums, &to);
 	if (!sum)
@@ -456,8 +485,7 @@ INLINE void account(struct flow *f, const struct packet *p, __u32 packets, __u32
 INLINE __be16 entropy(const struct flow_key *k)
 {
 	__u32 h = k->src[0] ^ k->src[1] ^ k->src[2] ^ k->src[3] ^ ((__u32)k->sport << 16 | k->dport);
-	h ^= h >> 16;
-	return bpf_htons(0xc000 | (h & 0x3fff));
+	return bpf_htons(0xc000 | h * 0x9e3779b1 >> 18); /* Fibonacci hashing: all bits of the ports count */
 }
 
 /* The headers before a tunnelled packet. */

@@ -94,10 +94,11 @@ int receive(struct __sk_buff *skb)
 	}
 	if (!bpf_map_lookup_elem(&vips, to))
 		return PASS;
+	__u32 packets = skb->gso_segs ? skb->gso_segs : 1; /* 0 afterwards */
 	if (bpf_skb_adjust_room(skb, -outer, BPF_ADJ_ROOM_MAC, flags))
 		return PASS; /* a kernel without the flag: the agent's socket takes it */
 	bpf_skb_store_bytes(skb, 12, &proto, sizeof(proto), 0);
-	count(0, skb->gso_segs ? skb->gso_segs : 1);
+	count(0, packets);
 	count(1, skb->len - sizeof(struct ethhdr));
 	return PASS;
 }
