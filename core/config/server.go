@@ -21,6 +21,7 @@ type Server struct {
 	Datapath Datapath
 	Policy   Policy
 	Control  string // path of the unix socket
+	Metrics  string // host:port for Prometheus, "" for none
 	Services []*core.Service
 }
 
@@ -85,6 +86,7 @@ type rawServer struct {
 	Datapath rawDatapath  `toml:"datapath"`
 	Policy   Policy       `toml:"policy"`
 	Control  string       `toml:"control"`
+	Metrics  string       `toml:"metrics"`
 	Service  []rawService `toml:"service"`
 }
 
@@ -156,6 +158,7 @@ func ParseServer(path string, data []byte) (*Server, error) {
 		StateDir: v.path("state_dir", raw.StateDir),
 		Log:      raw.Log,
 		Control:  v.path("control", raw.Control),
+		Metrics:  v.metrics("metrics", raw.Metrics),
 		Registry: v.registry(raw.Registry),
 		Datapath: v.datapath(raw.Datapath),
 		Policy:   v.policy(raw.Policy),
@@ -187,6 +190,15 @@ func (v *validator) failf(key, format string, args ...any) {
 func (v *validator) path(key, value string) string {
 	if len(value) == 0 || value[0] != '/' {
 		v.failf(key, "%q is not an absolute path", value)
+	}
+	return value
+}
+
+func (v *validator) metrics(key, value string) string {
+	if value != "" {
+		if a, err := netip.ParseAddrPort(value); err != nil || a.Port() == 0 {
+			v.failf(key, "%q is not ADDRESS:PORT (like \"127.0.0.1:9338\")", value)
+		}
 	}
 	return value
 }

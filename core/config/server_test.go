@@ -75,6 +75,7 @@ func TestParseServerRefuses(t *testing.T) {
 		{"ports overlap", minimal + `ports = [85, "80-90"]`, `c.toml:5: service[0].ports: 80-90 and 85 overlap`},
 		{"services overlap", minimal + "[[service]]\nname = \"b\"\nvip = \"192.0.2.10\"\nprotocol = \"udp\"\nports = [53]", `c.toml:9: service[1].ports: udp port 53 of VIP 192.0.2.10 belongs to service "web" already`},
 		{"bad protocol", minimal + `protocol = "sctp"`, `c.toml:5: service[0].protocol: "sctp" is not a protocol (tcp, udp, both)`},
+		{"bad metrics", "metrics = \"here\"" + minimal, `c.toml:1: metrics: "here" is not ADDRESS:PORT`},
 		{"bad mode", minimal + `mode = "magic"`, `c.toml:5: service[0].mode: "magic" is not a mode (tunnel, direct)`},
 		{"bad listen", "[registry]\nlisten = \"10.0.0.1:0\"\n" + minimal, `c.toml:2: registry.listen: "10.0.0.1:0" is not ADDRESS:PORT`},
 		{"bad prefix", "[registry]\nagents = [\"10.0.0.1\"]\n" + minimal, `c.toml:2: registry.agents[0]: "10.0.0.1" is not a network`},

@@ -17,7 +17,7 @@ import (
 func (s *Server) openKernel(addrs []address) (*fastpath.Balancer, error) {
 	d := s.cfg.Datapath
 	if d.Rung == config.Userspace {
-		s.rung = "userspace"
+		s.rung = "userspace (as configured)"
 		return nil, nil
 	}
 	links := d.Links
@@ -35,10 +35,9 @@ func (s *Server) openKernel(addrs []address) (*fastpath.Balancer, error) {
 		}
 	}
 	if err == nil {
-		s.rung = "tc"
-		if cfg.XDP {
-			s.rung = "xdp"
-		}
+		s.rung = map[config.Rung]string{
+			config.Auto: "tc (xdp has to be asked for)", config.TC: "tc (as configured)", config.XDP: "xdp",
+		}[d.Rung]
 		return b, nil
 	}
 	if d.Rung != config.Auto {

@@ -26,6 +26,7 @@ import (
 	"github.com/caplance/caplance/core/fastpath"
 	"github.com/caplance/caplance/core/forward"
 	"github.com/caplance/caplance/core/hostnet"
+	"github.com/caplance/caplance/core/metrics"
 	"github.com/caplance/caplance/core/registry"
 	"github.com/caplance/caplance/core/ruleset"
 	"github.com/caplance/caplance/core/verdict"
@@ -185,6 +186,9 @@ func (s *Server) serve(ctx context.Context, loops *errgroup.Group) error {
 	g.Go(func() error { return s.pools.watch(ctx) })
 	g.Go(func() error { return s.beat(ctx) })
 	g.Go(func() error { return s.census(ctx) })
+	if s.cfg.Metrics != "" {
+		g.Go(func() error { return metrics.New(s.cfg.Metrics, s).Run(ctx) })
+	}
 	for _, sp := range s.policies.services {
 		g.Go(func() error { return s.keepTable(ctx, sp) })
 	}

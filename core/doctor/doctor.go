@@ -35,7 +35,7 @@ type Finding struct {
 func Examine() ([]Finding, error) {
 	var out []Finding
 	err := alone(func() {
-		out = append(out, capture(), queue(), tunnel(), fast(), tun())
+		out = append(out, capture(), queue(), tunnel(), fast(false), fast(true), tun())
 	})
 	if err != nil {
 		return nil, err
@@ -100,25 +100,38 @@ func tunnel() Finding {
 	return finding("raw sockets (balancer)", true, "", err, "run as root, or grant CAP_NET_RAW")
 }
 
-func fast() Finding {
-	const without = "rung userspace: every packet comes up. It needs BPF, tcx (Linux 6.6) or clsact (5.10), and the right to mount"
-	const what = "BPF fast path (both)"
-	l := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "doctor0"}}
-	if err := netlink.LinkAdd(l); err != nil {
-		return finding(what, false, "", fmt.Errorf("a link to try on: %w", err), without)
+// fast tries the kernel's rungs on a veth of the namespace.
+func fast(xdp bool) Finding {
+	what, without := "BPF at TC (both: rung tc)", "rung userspace: every packet comes up. It needs BPF, tcx (Linux 6.6) or clsact (5.10), and the right to mount"
+	if xdp {
+		what, without = "native XDP (balancer: rung xdp)", "rung tc"
 	}
+	how, err := tryFast(xdp)
+	if xdp && err == nil {
+		how = "on a veth; whether a card's driver has it shows at the start"
+	}
+	return finding(what, false, how, err, without)
+}
+
+func tryFast(xdp bool) (how string, err error) {
+	const link = "doctor0"
+	l := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: link}, PeerName: "doctor1"}
+	if err := netlink.LinkAdd(l); err != nil {
+		return "", fmt.Errorf("a link to try on: %w", err)
+	}
+	defer func() { err = errors.Join(err, netlink.LinkDel(l)) }()
 	dir, err := os.MkdirTemp("", "caplance-doctor")
 	if err != nil {
-		return finding(what, false, "", err, without)
+		return "", err
 	}
 	defer os.RemoveAll(dir)
-	b, err := fastpath.OpenBalancer(fastpath.Config{Links: []string{"doctor0"}, Flows: 16, StateDir: dir})
+	b, err := fastpath.OpenBalancer(fastpath.Config{Links: []string{link}, XDP: xdp, Flows: 16, StateDir: dir})
 	if err != nil {
-		return finding(what, false, "", err, without)
+		return "", err
 	}
 	err = b.Attach()
-	how := b.How()
-	return finding(what, false, how, errors.Join(err, b.Close()), without)
+	how = b.How()
+	return how, errors.Join(err, b.Close())
 }
 
 func tun() Finding {

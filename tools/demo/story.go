@@ -173,7 +173,7 @@ func (d *demo) verify(ctx context.Context) error {
 	sum := d.load.sum()
 	d.screen.printf("\n%d requests: %d answered, %d lost while %s was dead and not yet given up.\n"+
 		"%d new flows, every one scheduled by the policy %q.\n"+
-		"%d packets came up to userspace, %d stayed in the kernel (rung %s).\n\n",
+		"%d packets came up to userspace, %d stayed in the kernel; rung %s.\n\n",
 		sum.answered+sum.excused+sum.failed, sum.answered, sum.excused, d.victim.Name, byPolicy, d.policy, up, kernel, stats.Rung)
 	var errs []error
 	if sum.failed > 0 {
