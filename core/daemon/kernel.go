@@ -149,6 +149,9 @@ func (p *pools) takeOver() error {
 	if err := p.kernel.Attach(); err != nil {
 		return err
 	}
+	if p.kernel.Replaced {
+		p.log.Warn("flows that another version left in the kernel are dropped: its maps have another layout; consistent policies keep them together")
+	}
 	p.attached.Store(true)
 	return nil
 }

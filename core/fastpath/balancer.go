@@ -46,6 +46,9 @@ type Balancer struct {
 	// Inherited says that a predecessor's flows were found, and that its
 	// program goes on until Attach.
 	Inherited bool
+	// Replaced says that Attach took a predecessor's programs away whose maps
+	// had another layout: its flows are lost.
+	Replaced bool
 }
 
 // Config is what a balancer's fast path is made with.
@@ -165,7 +168,7 @@ func (b *Balancer) Attach() error {
 		}
 		b.hooks = append(b.hooks, h)
 	}
-	return b.dropOldLinks()
+	return errors.Join(b.dropOldLinks(), b.dropOldLayouts())
 }
 
 // How says by what the programs are attached: tcx or clsact, and xdp.

@@ -110,3 +110,22 @@ func (b *Balancer) wantsPin(name string) bool {
 		return err == nil && strconv.Itoa(i) == index && (kind+"_" == tcPin || b.xdp != nil)
 	})
 }
+
+// dropOldLayouts removes what programs with other layouts of the maps left.
+func (b *Balancer) dropOldLayouts() error {
+	root := filepath.Dir(b.pins)
+	dirs, err := os.ReadDir(root)
+	if err != nil {
+		return fmt.Errorf("fast path: pins: %w", err)
+	}
+	for _, d := range dirs {
+		if d.Name() == layout || !d.IsDir() { // the kernel has files of its own there
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(root, d.Name())); err != nil {
+			return fmt.Errorf("fast path: pins of another layout: %w", err)
+		}
+		b.Replaced = true
+	}
+	return nil
+}

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -126,6 +128,32 @@ func TestSuccession(t *testing.T) {
 		t.Fatalf("another size: inherited %v, %v", other.Inherited, err)
 	}
 	if err := other.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// What a version with another layout of the maps left at work is replaced.
+func TestAnotherLayout(t *testing.T) {
+	name, _ := testLink(t)
+	cfg := testConfig(t, name)
+	b, err := OpenBalancer(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := filepath.Join(cfg.StateDir, "bpf", "v0")
+	if err := errors.Join(os.Mkdir(old, 0o700), b.objs.Heartbeat.Pin(filepath.Join(old, "flows"))); err != nil {
+		t.Fatal(err)
+	}
+	if b.Inherited || b.Replaced {
+		t.Error("replaced before it is attached")
+	}
+	if err := b.Attach(); err != nil || !b.Replaced {
+		t.Errorf("replaced %v, %v", b.Replaced, err)
+	}
+	if _, err := os.Stat(old); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the old one is still there: %v", err)
+	}
+	if err := b.Close(); err != nil {
 		t.Error(err)
 	}
 }
