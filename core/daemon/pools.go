@@ -102,8 +102,8 @@ func (p *pools) path(addr netip.Addr) forward.Path {
 	return path
 }
 
-// watch looks after what changes without the registry: path MTUs, and the end
-// of the time in which backends of a predecessor are waited for.
+// watch looks after what changes without the registry: MACs, path MTUs, and the
+// end of the time in which backends of a predecessor are waited for.
 func (p *pools) watch(ctx context.Context) error {
 	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
@@ -113,28 +113,30 @@ func (p *pools) watch(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		p.mu.Lock()
-		p.countKernel()
-		err := p.takeOver()
-		if err != nil {
-			p.mu.Unlock()
+		if err := p.look(n); err != nil {
 			return err
 		}
-		if p.refreshMACs() {
-			for _, s := range p.services {
-				p.setTargets(p.out.Of(s.Index))
-			}
-		}
-		p.askNeighbours(n%askAgain == 0)
-		if n%4 != 0 {
-			p.mu.Unlock()
-			continue
-		}
-		if p.refreshPaths() || p.memory.fade(time.Now()) || p.ramping() {
-			p.publish()
-		}
-		p.mu.Unlock()
 	}
+}
+
+// look does the n-th round of watch.
+func (p *pools) look(n int) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.countKernel()
+	if err := p.takeOver(); err != nil {
+		return err
+	}
+	if p.refreshMACs() {
+		for _, s := range p.services {
+			p.setTargets(p.out.Of(s.Index))
+		}
+	}
+	p.askNeighbours(n%askAgain == 0)
+	if n%4 == 0 && (p.refreshPaths() || p.memory.fade(time.Now()) || p.ramping()) {
+		p.publish()
+	}
+	return nil
 }
 
 // ramping says whether a backend is in its slow start, or was a moment ago.
