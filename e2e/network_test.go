@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"net/netip"
+	"os"
 	"testing"
 
 	"github.com/caplance/caplance/e2e/cluster"
@@ -72,6 +73,21 @@ func TestUpperLinks(t *testing.T) {
 			allWorks(t, c)
 			inKernel(t, c)
 		})
+	}
+}
+
+// Balancer and agents are on different rungs.
+func TestMixedRungs(t *testing.T) {
+	agents := "userspace"
+	if os.Getenv("CAPLANCE_RUNG") == "userspace" {
+		agents = "tc"
+	}
+	c := start(t, cluster.Options{Backends: 3, Agents: agents, Mode: "tunnel"})
+	allWorks(t, c)
+	stats, err := c.Control().Stats(t.Context())
+	must(t, err)
+	if n := stats.Counters["kernel_forwarded"]; n != 0 {
+		t.Errorf("the kernel forwarded %d packets to agents that cannot take them", n)
 	}
 }
 

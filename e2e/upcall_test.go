@@ -88,3 +88,24 @@ func TestExplain(t *testing.T) {
 		t.Errorf("the largest flow is %+v", rows)
 	}
 }
+
+// Above a service's budget the kernel places new flows by the lookup table: all
+// connections succeed, and only so many have asked the policy.
+func TestUpcallBudget(t *testing.T) {
+	c := prepare(t, cluster.Options{Backends: 3})
+	must(t, c.WriteServerConfig(c.ServerConfig("max_upcalls = 16")))
+	must(t, c.StartServer(t.Context()))
+	must(t, c.StartAgents(t.Context()))
+	for i := range 200 {
+		l, err := openLine(t, c, vips[i%2])
+		must(t, err)
+		must(t, l.ping(pingTimeout))
+		must(t, l.finish())
+	}
+	stats, err := c.Control().Stats(t.Context())
+	must(t, err)
+	over, up := stats.Counters["kernel_over_budget"], stats.Counters["kernel_upcalls"]
+	if c.Rung != "userspace" && (over == 0 || up == 0) {
+		t.Errorf("%d packets over the budget, %d upcalls", over, up)
+	}
+}

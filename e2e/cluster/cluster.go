@@ -54,6 +54,7 @@ type Options struct {
 	Policy   string // of every service; default round-robin
 	DataV6   bool   // tunnels over IPv6
 	Rung     string // of balancer and agents; default $CAPLANCE_RUNG, else auto
+	Agents   string // the agents' rung, where it is another
 	Server   string // more TOML for the server, before its services
 	Datapath string // more TOML for the server's [datapath]
 	Timeout  string // lease; default 2s

@@ -83,12 +83,12 @@ func (o *Options) rung() string {
 	return rung
 }
 
-// agentRung is the balancer's rung as agents have it.
+// agentRung is the agents' rung, else the balancer's as agents have it.
 func (c *Cluster) agentRung() string {
-	if c.Rung == "xdp" {
+	if c.Agents == "" && c.Rung == "xdp" {
 		return "tc"
 	}
-	return c.Rung
+	return cmp.Or(c.Agents, c.Rung)
 }
 
 // segment makes a switch.
