@@ -12,6 +12,7 @@ package topology
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -121,8 +122,23 @@ func (n *Net) Switch(name string) (*Switch, error) {
 		if err := netlink.LinkAdd(s.bridge); err != nil {
 			return fmt.Errorf("bridge: %w", err)
 		}
-		return netlink.LinkSetUp(s.bridge)
+		if err := netlink.LinkSetUp(s.bridge); err != nil {
+			return err
+		}
+		return s.onlySwitch()
 	})
+}
+
+// onlySwitch keeps the machine's br_netfilter, where it is loaded, from taking
+// each frame for a packet to filter: a switch has no netfilter.
+func (s *Switch) onlySwitch() error {
+	for _, tables := range []string{"iptables", "ip6tables", "arptables"} {
+		err := s.Sysctl("net.bridge.bridge-nf-call-"+tables, "0")
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // Attach links a host to the switch by a veth pair: link is its name in the

@@ -65,9 +65,8 @@ int balance(struct __sk_buff *skb)
 {
 	if (skb->vlan_present)
 		return PASS;
-	const __u32 most = sizeof(struct ethhdr) + sizeof(struct ipv6hdr) + sizeof(struct tcphdr);
-	if (skb->data_end - skb->data < most && skb->len > skb->data_end - skb->data)
-		bpf_skb_pull_data(skb, most < skb->len ? most : skb->len);
+	linear(skb, sizeof(struct ethhdr) + sizeof(struct tcphdr) +
+			    (skb->protocol == bpf_htons(ETH_P_IPV6) ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)));
 	struct packet p = {};
 	if (!parse((void *)(long)skb->data, (void *)(long)skb->data_end, &p))
 		return PASS;

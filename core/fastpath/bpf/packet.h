@@ -44,6 +44,16 @@ INLINE void copy6(__be32 a[4], const struct in6_addr *from)
 	__builtin_memcpy(a, from, 16);
 }
 
+/* linear makes the first bytes of the packet accessible, where they are not:
+ * it moves memory. */
+INLINE void linear(struct __sk_buff *skb, __u32 bytes)
+{
+	if (bytes > skb->len)
+		bytes = skb->len;
+	if (skb->data_end - skb->data < bytes)
+		bpf_skb_pull_data(skb, bytes);
+}
+
 /* RFC 1071, of a header of 20 bytes. */
 INLINE __sum16 checksum4(const struct iphdr *ip)
 {

@@ -45,8 +45,7 @@ int receive(struct __sk_buff *skb)
 {
 	if (skb->vlan_present)
 		return PASS;
-	/* The inner header may lie beyond what is linear. */
-	bpf_skb_pull_data(skb, sizeof(struct ethhdr) + 48 + sizeof(struct ipv6hdr));
+	linear(skb, sizeof(struct ethhdr) + (skb->protocol == bpf_htons(ETH_P_IPV6) ? 48 : 28) + sizeof(struct ipv6hdr));
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct ethhdr *eth = data;
 	struct udphdr *udp;
