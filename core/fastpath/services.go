@@ -100,7 +100,8 @@ func (b *Balancer) SetLookup(p *core.Pool) error {
 }
 
 func (b *Balancer) setSlots(p *core.Pool) error {
-	slots := p.Lookup.Slots()
+	lookup := p.Lookup.Slots()
+	slots := lookup
 	if p.Table != nil {
 		slots = p.Table.Slots()
 	}
@@ -111,6 +112,9 @@ func (b *Balancer) setSlots(p *core.Pool) error {
 	}
 	var keys, values []uint32
 	for i, s := range slots {
+		if s == core.NoBackend { // the policy left it to us
+			s = lookup[i]
+		}
 		v := uint32(0)
 		if s != core.NoBackend && p.Members[s].Handle.Slot() < MaxBackends {
 			v = uint32(p.Members[s].Handle.Slot()) + 1

@@ -157,3 +157,32 @@ func TestAnotherLayout(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Slots that a policy's table leaves empty fall to the lookup table.
+func TestHolesInATable(t *testing.T) {
+	name, _ := testLink(t)
+	b := open(t, testConfig(t, name))
+	s := b.cfg.Services[1]
+	pool := poolFor(t, b, s, 3)
+	holes := pool.Lookup.Remap(func(i uint16) uint16 {
+		if i == 0 {
+			return core.NoBackend
+		}
+		return 1
+	})
+	if err := b.SetLookup(pool.WithTable(holes)); err != nil {
+		t.Fatal(err)
+	}
+	for at, i := range holes.Slots() {
+		var slot uint32
+		if err := b.objs.Lookup.Lookup(uint32(s.Index)*core.LookupSize+uint32(at), &slot); err != nil {
+			t.Fatal(err)
+		}
+		if i == core.NoBackend {
+			i = pool.Lookup.Slots()[at]
+		}
+		if want := uint32(pool.Members[i].Handle.Slot()) + 1; slot != want {
+			t.Fatalf("slot %d leads to %d, want %d", at, slot, want)
+		}
+	}
+}
