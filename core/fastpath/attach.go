@@ -119,6 +119,31 @@ func attachFilter(index int, prog *ebpf.Program) (*filter, error) {
 	return &filter{BpfFilter: f}, nil
 }
 
+// dropFilters removes what a predecessor attached as a filter: it outlives the
+// process without a pin.
+func dropFilters() error {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return fmt.Errorf("fast path: links: %w", err)
+	}
+	var errs []error
+	for _, l := range links {
+		list, err := netlink.FilterList(l, netlink.HANDLE_MIN_INGRESS)
+		if err != nil {
+			continue // it has no clsact qdisc
+		}
+		for _, f := range list {
+			if a := f.Attrs(); a.Handle != filterHandle || a.Priority != filterPriority || f.Type() != "bpf" {
+				continue
+			}
+			if err := netlink.FilterDel(f); err != nil {
+				errs = append(errs, fmt.Errorf("fast path: filter on %s: %w", l.Attrs().Name, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // Close removes the filter. The qdisc stays: others may use it.
 func (f *filter) Close() error {
 	if f.stay {

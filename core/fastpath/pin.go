@@ -52,12 +52,15 @@ func mountPins(dir string) (string, error) {
 }
 
 // Unload removes all that a balancer with this state directory left in the
-// kernel: program, maps and their file system.
+// kernel: programs, maps and their file system.
 func Unload(dir string) error {
 	root := filepath.Join(dir, "bpf")
 	var st unix.Statfs_t
 	if err := unix.Statfs(root, &st); errors.Is(err, fs.ErrNotExist) || err == nil && st.Type != unix.BPF_FS_MAGIC {
 		return nil
+	}
+	if err := dropFilters(); err != nil {
+		return err
 	}
 	if err := unix.Unmount(root, 0); err != nil { // the pins go with it
 		return fmt.Errorf("fast path: unmount %s: %w", root, err)
