@@ -126,28 +126,66 @@ func TestKillIsReclaimed(t *testing.T) {
 	same(t, "backend", backend, footprint(t, c, b.Host))
 }
 
+// unload runs caplance unload on the balancer's host.
+func unload(t *testing.T, c *cluster.Cluster) error {
+	t.Helper()
+	p, err := c.LB.Start(filepath.Join(c.Bin, "caplance"), "unload", "-c", c.ServerFile())
+	must(t, err)
+	<-p.Done()
+	if p.Err() != nil {
+		return fmt.Errorf("%w: %s", p.Err(), p.Output())
+	}
+	return nil
+}
+
 // unload takes back what a killed balancer left, and refuses while one runs.
 func TestUnload(t *testing.T) {
 	c := prepare(t, cluster.Options{Backends: 1})
 	before := footprint(t, c, c.LB)
 	must(t, c.StartServer(t.Context()))
-	unload := func() error {
-		p, err := c.LB.Start(filepath.Join(c.Bin, "caplance"), "unload", "-c", c.ServerFile())
-		must(t, err)
-		<-p.Done()
-		if p.Err() != nil {
-			return fmt.Errorf("%w: %s", p.Err(), p.Output())
-		}
-		return nil
-	}
-	if err := unload(); err == nil || !strings.Contains(err.Error(), "another running instance") {
+	if err := unload(t, c); err == nil || !strings.Contains(err.Error(), "another running instance") {
 		t.Errorf("while the balancer runs: %v", err)
 	}
 	c.Server.Kill()
 	for range 2 {
-		must(t, unload())
+		must(t, unload(t, c))
 		same(t, "balancer", before, footprint(t, c, c.LB))
 	}
+}
+
+// A handover leaves what forwards, and only that: a start and a stop, or unload,
+// take it back. On the userspace rung it is refused, and the balancer goes on.
+func TestHandoverIsReclaimed(t *testing.T) {
+	c := prepare(t, cluster.Options{Backends: 1})
+	before := footprint(t, c, c.LB)
+	must(t, c.StartServer(t.Context()))
+	if c.Rung == "userspace" {
+		out, code := ctl(t, "handover", "-server", c.ServerSocket())
+		if code == 0 || !strings.Contains(out, "stop it instead") {
+			t.Errorf("exit code %d: %s", code, out)
+		}
+		_, err := c.Control().Stats(t.Context())
+		must(t, err)
+		return
+	}
+	for _, reclaim := range []func(){
+		func() {
+			must(t, c.StartServer(t.Context()))
+			must(t, c.StopServer())
+		},
+		func() { must(t, unload(t, c)) },
+	} {
+		must(t, c.Control().Handover(t.Context()))
+		<-c.Server.Done()
+		must(t, c.Server.Err())
+		if footprint(t, c, c.LB) == before {
+			t.Error("the handover left nothing")
+		}
+		reclaim()
+		same(t, "balancer", before, footprint(t, c, c.LB))
+		must(t, c.StartServer(t.Context()))
+	}
+	must(t, c.StopServer())
 }
 
 // A start that fails, early or late, leaves nothing behind and says why.
