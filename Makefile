@@ -12,10 +12,9 @@ ifneq ($(SUDO_USER),)
 export GOFLAGS += -buildvcs=false
 endif
 
-FUZZTIME ?= 20s
-# package:target[:time]; slow targets get a number of inputs, for a deadline in the middle of one is a failure.
-FUZZ := core/packet:FuzzParse core/verdict:FuzzParse core/registry:FuzzParse \
-	plugins/fuel:FuzzMeter plugins/workbench/record:FuzzRead:10s policies:FuzzGuestsEqualTheirTwins:500x
+# package:target:inputs, some 15 s each; a number, for a time that ends in the middle of an input is a failure. FUZZTIME=10m fuzzes for longer.
+FUZZ := core/packet:FuzzParse:500000x core/verdict:FuzzParse:300000x core/registry:FuzzParse:150000x \
+	plugins/fuel:FuzzMeter:100000x plugins/workbench/record:FuzzRead:100000x policies:FuzzGuestsEqualTheirTwins:500x
 ROOT := $(shell [ $$(id -u) = 0 ] && echo yes)
 
 .PHONY: help build demo unit race fuzz e2e test bench policies generate lint clean need-root
@@ -36,7 +35,7 @@ race:
 	else echo "no C compiler: testing without the race detector"; $(GO) test -timeout 10m ./cmd/... ./core/... ./plugins/... ./policies/... ./tools/...; fi
 
 fuzz:
-	@set -e; for t in $(FUZZ); do IFS=: read -r pkg target time <<<"$$t"; time=$${time:-$(FUZZTIME)}; echo "fuzz $$pkg $$target $$time"; \
+	@set -e; for t in $(FUZZ); do IFS=: read -r pkg target time <<<"$$t"; time=$${FUZZTIME:-$$time}; echo "fuzz $$pkg $$target $$time"; \
 	$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $$time -fuzzminimizetime 5x ./$$pkg; done
 
 e2e: build need-root ## end-to-end tests in network namespaces, on every rung, in either mode (root)
