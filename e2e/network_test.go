@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/caplance/caplance/e2e/cluster"
@@ -88,6 +89,31 @@ func TestMixedRungs(t *testing.T) {
 	must(t, err)
 	if n := stats.Counters["kernel_forwarded"]; n != 0 {
 		t.Errorf("the kernel forwarded %d packets to agents that cannot take them", n)
+	}
+}
+
+// A backend has a mode of its own, whatever its services say; one behind a
+// router cannot have direct.
+func TestModeOfABackend(t *testing.T) {
+	for name, routed := range map[string]bool{"on the link": false, "behind a router": true} {
+		t.Run(name, func(t *testing.T) {
+			c := prepare(t, cluster.Options{Backends: 2, Mode: "tunnel", Routed: routed})
+			c.Backends[0].Config = `mode = "direct"`
+			must(t, c.StartServer(t.Context()))
+			must(t, c.StartAgents(t.Context()))
+			allWorks(t, c)
+			rows, err := c.Control().Backends(t.Context())
+			must(t, err)
+			for _, r := range rows {
+				want := "tunnel"
+				if r.Name == "b1" && strings.HasSuffix(r.Service, "4") && !routed { // its data IP is IPv4
+					want = "direct"
+				}
+				if r.Mode != want {
+					t.Errorf("%s in %s is in mode %s, want %s", r.Name, r.Service, r.Mode, want)
+				}
+			}
+		})
 	}
 }
 

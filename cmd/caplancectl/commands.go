@@ -88,7 +88,7 @@ On a backend, for its agent (NAME guards against the wrong machine):
 		if i == agentCommands {
 			fmt.Fprint(w, "\nOn the balancer:\n")
 		}
-		fmt.Fprintf(w, "  %-20s %s\n", strings.TrimSpace(c.name+" "+c.takes), c.summary)
+		fmt.Fprintf(w, "  %-29s %s\n", strings.TrimSpace(c.name+" "+c.takes), c.summary)
 		if c.name == "policy" {
 			fmt.Fprint(w, policyHelp)
 		}

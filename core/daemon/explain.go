@@ -132,7 +132,9 @@ func (s *Server) Handover() (leave func(), err error) {
 	s.log.Info("flows are left to the kernel until the next start")
 	return func() {
 		s.leaving.Store(true)
-		s.kernel.Retire() // before nobody listens to what comes up
+		if err := s.kernel.Retire(); err != nil { // before nobody listens to what comes up
+			s.log.Warn("new flows wait until the kernel finds the balancer silent", "err", err)
+		}
 		s.stop()
 	}, nil
 }
