@@ -15,6 +15,7 @@ func TestParse(t *testing.T) {
 	for line, want := range map[string]Request{
 		"REGISTER web1 10.0.0.11":                                        {Verb: Register, Name: "web1", Addr: addr, Weight: 1, Version: 1},
 		"  REGISTER\tweb1  ::ffff:10.0.0.11 ":                            {Verb: Register, Name: "web1", Addr: addr, Weight: 1, Version: 1},
+		"REGISTER web1 10.0.0.11 decap=kernel mode=direct":               {Verb: Register, Name: "web1", Addr: addr, Weight: DefaultWeight, Version: 1, Kernel: true, Mode: core.ModeDirect},
 		"REGISTER web1 10.0.0.11 services=a,b weight=9 v=2 state=paused": {Verb: Register, Name: "web1", Addr: addr, Services: []string{"a", "b"}, Weight: 9, Version: 2, State: core.Paused},
 		"SANE 1a2b":           {Verb: Sane, Nonce: "1a2b"},
 		"HEALTH 503":          {Verb: Health, Code: 503},
