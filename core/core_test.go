@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 )
@@ -62,7 +63,7 @@ func TestLookupIsConsistent(t *testing.T) {
 	all := NewLookup(c)
 	shuffled := append([]Candidate{}, c...)
 	rand.Shuffle(len(shuffled), func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })
-	if *NewLookup(shuffled) != *all {
+	if !slices.Equal(NewLookup(shuffled).Slots(), all.Slots()) {
 		t.Error("the order of candidates matters")
 	}
 	without := NewLookup(append(append([]Candidate{}, c[:4]...), c[5:]...))
@@ -117,7 +118,7 @@ func TestPool(t *testing.T) {
 	other.Services = []string{"dns"}
 	none := backend("weightless", Active, 1)
 	none.Weight = 0
-	p := b.Build([]Backend{backend("c", Active, 1), backend("b", Draining, 1), backend("a", Active, 1), none, other}, nil)
+	p := b.Build([]Backend{backend("c", Active, 1), backend("b", Draining, 1), backend("a", Active, 1), none, other})
 	var names []string
 	for _, m := range p.Members {
 		names = append(names, m.Name)
@@ -134,11 +135,11 @@ func TestPool(t *testing.T) {
 	}
 	// a leaves and comes back: another membership, other members untouched.
 	c := p.Members[1].Handle
-	p = b.Build([]Backend{backend("c", Active, 1)}, nil)
+	p = b.Build([]Backend{backend("c", Active, 1)})
 	if _, ok := p.Find(a); ok {
 		t.Error("a handle outlived its membership")
 	}
-	p = b.Build([]Backend{backend("a", Active, 2), backend("c", Active, 1)}, nil)
+	p = b.Build([]Backend{backend("a", Active, 2), backend("c", Active, 1)})
 	if _, ok := p.Find(a); ok {
 		t.Error("an old handle names the new membership")
 	}
@@ -147,7 +148,7 @@ func TestPool(t *testing.T) {
 	}
 	// Registered again without having been seen to leave.
 	back := p.Members[0].Handle
-	p = b.Build([]Backend{backend("a", Active, 3), backend("c", Active, 1)}, nil)
+	p = b.Build([]Backend{backend("a", Active, 3), backend("c", Active, 1)})
 	if _, ok := p.Find(back); ok {
 		t.Error("a re-registration kept the handle")
 	}
@@ -172,25 +173,80 @@ func BenchmarkNewLookup(b *testing.B) {
 	}
 }
 
-// A successor's backends get their predecessors' handles back, those from
-// another address do not, and in the end the seats are free again.
-func TestSeatsOutliveTheProcess(t *testing.T) {
-	svc := &Service{Name: "web"}
-	was := NewPoolBuilder(svc).Build([]Backend{backend("a", Active, 1), backend("b", Active, 1), backend("c", Active, 1)}, nil)
-	b := NewPoolBuilder(svc)
-	b.Restore(was.Seats())
-	moved := backend("b", Active, 5)
-	moved.Addr = netip.MustParseAddr("10.0.0.99")
-	p := b.Build([]Backend{backend("c", Active, 5), moved}, nil)
-	for _, m := range p.Members {
-		i, ok := was.Find(m.Handle)
-		if m.Name == "c" && (!ok || was.Members[i].Name != "c") || m.Name == "b" && ok {
-			t.Errorf("%s has the handle %#x", m.Name, m.Handle)
+// Handles that a predecessor gave away are not given to others, and slots are
+// reused in the order in which they became free.
+func TestSlots(t *testing.T) {
+	was := NewSlots()
+	a, b, c := was.Take(), was.Take(), was.Take()
+	next := NewSlots()
+	if !next.Reserve(c) || !next.Reserve(a) || next.Reserve(a) {
+		t.Error("handles of a predecessor are not reserved once each")
+	}
+	if got := next.Take(); got.Slot() != b.Slot() {
+		t.Errorf("slot %d was taken, want the free one", got.Slot())
+	}
+	if got := next.Take(); got.Slot() != 3 || next.Len() != 4 {
+		t.Errorf("slot %d of %d, want a new one", got.Slot(), next.Len())
+	}
+	next.Release(c)
+	next.Release(a)
+	next.Release(a)
+	if got := next.Take(); got.Slot() != c.Slot() || got == c {
+		t.Errorf("%x after %x was released", got, c)
+	}
+	if got := next.Take(); got.Slot() != a.Slot() || got == a {
+		t.Errorf("%x after %x was released", got, a)
+	}
+}
+
+// Generations come round without naming nobody.
+func TestSlotsWrap(t *testing.T) {
+	s := NewSlots()
+	seen := map[Handle]bool{}
+	for range maxGeneration {
+		h := s.Take()
+		if h.Slot() != 0 || h.Generation() == 0 || seen[h] {
+			t.Fatalf("handle %x", h)
+		}
+		seen[h] = true
+		s.Release(h)
+	}
+	if h := s.Take(); !seen[h] {
+		t.Errorf("handle %x after all generations", h)
+	}
+}
+
+// A pool goes on with an earlier lookup table: flows of backends that stayed
+// stay, the others go to somebody eligible.
+func TestPoolWithOldLookup(t *testing.T) {
+	b := NewPoolBuilder(&Service{Name: "web"})
+	was := b.Build([]Backend{backend("a", Active, 1), backend("b", Active, 1), backend("c", Active, 1)})
+	now := b.Build([]Backend{backend("a", Draining, 1), backend("b", Active, 1), backend("d", Active, 1)}).WithLookup(was.Lookup)
+	for hash := range uint64(1000) {
+		from, to := was.Members[was.Fallback(hash)].Name, now.Members[now.Fallback(hash)]
+		if !to.eligible() || from == "b" && to.Name != "b" {
+			t.Fatalf("hash %d went from %s to %s", hash, from, to.Name)
 		}
 	}
-	b.Forget()
-	p = b.Build([]Backend{backend("a", Active, 6)}, nil)
-	if _, ok := was.Find(p.Members[0].Handle); ok {
-		t.Error("a seat that was given up came back")
+	if none := b.Build(nil).WithLookup(was.Lookup); none.Fallback(7) != -1 {
+		t.Error("a flow was placed in an empty pool")
+	}
+}
+
+// Where a predecessor's table sent a flow it goes, and nowhere while that
+// backend is not back.
+func TestPoolRepeats(t *testing.T) {
+	b := NewPoolBuilder(&Service{Name: "web"})
+	was := b.Build([]Backend{backend("a", Active, 1), backend("b", Active, 1)})
+	now := b.Build([]Backend{backend("a", Draining, 1)})
+	now.MidFlow = NewLateLookup(was.Candidates())
+	for hash := range uint64(100) {
+		want := -1
+		if was.Members[was.Fallback(hash)].Name == "a" {
+			want = 0
+		}
+		if got := now.Repeat(hash); got != want {
+			t.Fatalf("hash %d: %d, want %d", hash, got, want)
+		}
 	}
 }

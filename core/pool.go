@@ -2,22 +2,9 @@ package core
 
 import (
 	"cmp"
-	"net/netip"
 	"slices"
 	"time"
 )
-
-// Handle names one membership of a backend in a pool: a slot in the pool's
-// arrays and the slot's generation. A backend that leaves and comes back gets
-// another Handle, so a flow can tell that its backend ended. The zero Handle
-// names nobody.
-type Handle uint32
-
-func newHandle(slot, gen uint16) Handle { return Handle(gen)<<16 | Handle(slot) }
-
-// Slot indexes per-backend arrays of one pool; it is reused after the backend
-// left.
-func (h Handle) Slot() uint16 { return uint16(h) }
 
 // Member is one backend in one service's pool.
 type Member struct {
@@ -27,112 +14,38 @@ type Member struct {
 	ID     uint64 // BackendID(service, name)
 	Ramp   uint32 // slow start: per mille of its share, 1000 is all
 	Handle Handle
+
+	Forced bool // it takes new flows though it is Unhealthy: too few others are not
+
+	Own       BackendState // State without the operator's orders
+	OwnWeight uint32       // Weight likewise
 }
 
 // Pool is the set of backends of one service at one moment: immutable,
-// published behind an atomic pointer, read by the packet path.
+// published with a Snapshot, read by the packet path.
 type Pool struct {
 	Service  *Service
 	Version  uint64   // grows by one with every change
 	Members  []Member // eligible ones first, each part ordered by name
 	Eligible int      // Members[:Eligible] may be picked for new flows
+	Panic    bool     // the health of Members is ignored
+	Served   bool     // one was eligible once, in this pool or an earlier one
 
-	Lookup  *Lookup // over Members[:Eligible]: the native fallback pick
-	MidFlow *Lookup // where TCP flows without an entry belong; see PoolBuilder.Build
-	Table   *Lookup // the policy's own table, nil for policies without one
+	Lookup  *Lookup     // the native fallback pick; nil or an earlier pool's until it is built anew
+	MidFlow *LateLookup // where TCP flows without an entry belong, if not where Table or Lookup says
+	Table   *Lookup     // the policy's own table, nil for policies without one
 
-	bySlot []int32 // slot → index in Members, or -1
+	Out []Member // held out by the operator, ordered by name: no flow is theirs, and their handles are zero
+
+	index []int32 // open addressing by Handle.Slot: index in Members + 1, or 0
+	mask  uint32
 }
 
-// Find is the index in Members of the backend that h names; ok is false when
-// that membership has ended.
-func (p *Pool) Find(h Handle) (index int, ok bool) {
-	s := int(h.Slot())
-	if s >= len(p.bySlot) {
-		return 0, false
-	}
-	i := p.bySlot[s]
-	if i < 0 || p.Members[i].Handle != h {
-		return 0, false
-	}
-	return int(i), true
-}
-
-// Slots is the size that an array indexed by Handle.Slot needs.
-func (p *Pool) Slots() int { return len(p.bySlot) }
-
-// PoolBuilder makes the successive pools of one service and keeps the slots
-// of its members stable between them. It is not safe for concurrent use.
-type PoolBuilder struct {
-	svc     *Service
-	version uint64
-	slots   []slot
-}
-
-type slot struct {
-	name  string // "" when free
-	since int64  // a re-registration is another membership
-	gen   uint16
-	kept  netip.Addr // of a predecessor's member that has not come back yet
-}
-
-// Seat is the slot of one member, as a successor restores it.
-type Seat struct {
-	Name string
-	Addr netip.Addr
-	Slot uint16
-	Gen  uint16
-}
-
-// Seats lists who holds which slot in p.
-func (p *Pool) Seats() []Seat {
-	out := make([]Seat, len(p.Members))
-	for i, m := range p.Members {
-		out[i] = Seat{m.Name, m.Addr, m.Handle.Slot(), uint16(m.Handle >> 16)}
-	}
-	return out
-}
-
-// Restore keeps a predecessor's seats for the backends that come back from the
-// same address, so that their handles stay what the kernel's flows say. It
-// comes before the first Build.
-func (b *PoolBuilder) Restore(seats []Seat) {
-	for _, s := range seats {
-		for len(b.slots) <= int(s.Slot) {
-			b.slots = append(b.slots, slot{})
-		}
-		b.slots[s.Slot] = slot{name: s.Name, gen: s.Gen, kept: s.Addr}
-	}
-}
-
-// Forget gives up the seats of those who have not come back.
-func (b *PoolBuilder) Forget() {
-	for i := range b.slots {
-		if b.slots[i].kept.IsValid() {
-			b.slots[i] = slot{gen: b.slots[i].gen}
-		}
-	}
-}
-
-// NewPoolBuilder starts with an empty pool.
-func NewPoolBuilder(svc *Service) *PoolBuilder { return &PoolBuilder{svc: svc} }
-
-// Build makes the pool of those of backends that serve the service.
-//
-// before is the pool as it was when a predecessor of this process died, nil
-// when there was none or when it no longer matters. TCP flows without an entry
-// are then sent where the predecessor's lookup table sent them, and nowhere
-// while that backend has not yet registered again: any other backend would
-// answer them with a reset.
-func (b *PoolBuilder) Build(backends []Backend, before []Candidate) *Pool {
-	b.version++
-	p := &Pool{Service: b.svc, Version: b.version}
-	b.release(backends)
-	for _, be := range backends {
-		if be.Serves(b.svc.Name) {
-			p.Members = append(p.Members, b.member(be))
-		}
-	}
+// NewPool returns a pool of these members, without lookup tables. It sorts
+// members, which belong to the pool from then on.
+func NewPool(svc *Service, version uint64, members []Member) *Pool {
+	p := &Pool{Service: svc, Version: version, Members: members}
+	p.panic()
 	slices.SortFunc(p.Members, func(x, y Member) int {
 		if ex, ey := x.eligible(), y.eligible(); ex != ey {
 			if ex {
@@ -142,138 +55,262 @@ func (b *PoolBuilder) Build(backends []Backend, before []Candidate) *Pool {
 		}
 		return cmp.Compare(x.Name, y.Name)
 	})
-	p.bySlot = slices.Repeat([]int32{-1}, len(b.slots))
-	candidates := make([]Candidate, 0, len(p.Members))
+	size := 4
+	for size < 2*len(members) {
+		size *= 2
+	}
+	p.index, p.mask = make([]int32, size), uint32(size-1)
 	for i := range p.Members {
 		m := &p.Members[i]
-		p.bySlot[m.Handle.Slot()] = int32(i)
+		at := m.Handle.Slot() & p.mask
+		for p.index[at] != 0 {
+			at = (at + 1) & p.mask
+		}
+		p.index[at] = int32(i + 1)
 		if m.eligible() {
 			p.Eligible++
-			candidates = append(candidates, Candidate{ID: m.ID, Weight: m.Weight, Index: uint16(i)})
 		}
 	}
-	p.Lookup = NewLookup(candidates)
-	p.MidFlow = p.Lookup
-	if len(before) > 0 {
-		p.MidFlow = p.lookupBefore(before)
-	}
+	p.Served = p.Eligible > 0
 	return p
 }
 
-func (b *PoolBuilder) member(be Backend) Member {
-	m := Member{
-		Backend: be, Mode: be.ModeIn(b.svc), MTU: be.TunnelMTU,
-		ID: BackendID(b.svc.Name, be.Name), Handle: b.hold(&be), Ramp: b.svc.Ramp(time.Since(be.Since)),
+// panic has backends that are not well take new flows when too few are. Those whose
+// agents or administrators keep them out, and those where packets do not arrive, do
+// not.
+func (p *Pool) panic() {
+	all, well := 0, 0
+	for i := range p.Members {
+		switch m := &p.Members[i]; m.State {
+		case Active:
+			well++
+			all++
+		case Unhealthy, Unreachable, Lost:
+			all++
+		}
 	}
-	if m.Mode == ModeDirect {
-		m.MTU = be.LinkMTU
+	if well*100 >= p.Service.Panic*all {
+		return
 	}
-	return m
+	for i := range p.Members {
+		if m := &p.Members[i]; m.State == Unhealthy && m.Has(p.Service.VIP) {
+			m.Forced, p.Panic = true, true
+		}
+	}
 }
 
-// Kernel says whether the kernel may forward to the backend: its agent must be
-// able to take super-packets and unfinished checksums out of a tunnel.
-func (m *Member) Kernel() bool { return m.KernelDecap || m.Mode == ModeDirect }
+// Deserted reports whether no backend is eligible, and none may be back any
+// moment: those whose session broke, until their leases end.
+func (p *Pool) Deserted() bool {
+	return p.Eligible == 0 && !slices.ContainsFunc(p.Members, func(m Member) bool { return m.State == Lost })
+}
 
-// lookupBefore is the predecessor's table with today's indices.
-func (p *Pool) lookupBefore(before []Candidate) *Lookup {
-	before = slices.Clone(before)
-	for i := range before {
-		before[i].Index = NoBackend - 1 // not back yet
-		for j := range p.Members {
-			if p.Members[j].ID == before[i].ID {
-				before[i].Index = uint16(j)
+// Find returns the index in Members of the backend that h names; ok is false
+// when that membership has ended.
+func (p *Pool) Find(h Handle) (index int, ok bool) {
+	if p.index == nil {
+		return 0, false
+	}
+	for at := h.Slot() & p.mask; ; at = (at + 1) & p.mask {
+		i := p.index[at]
+		if i == 0 {
+			return 0, false
+		}
+		if p.Members[i-1].Handle == h {
+			return int(i - 1), true
+		}
+	}
+}
+
+// SameMembers reports whether two pools share their members: one has other
+// tables than the other, or none.
+func (p *Pool) SameMembers(o *Pool) bool {
+	return len(p.Members) == len(o.Members) && (len(p.Members) == 0 || &p.Members[0] == &o.Members[0])
+}
+
+// Named returns the member with a name, nil if there is none.
+func (p *Pool) Named(name string) *Member {
+	for _, part := range [][]Member{p.Members[:p.Eligible], p.Members[p.Eligible:]} {
+		i, ok := slices.BinarySearchFunc(part, name, func(m Member, name string) int { return cmp.Compare(m.Name, name) })
+		if ok {
+			return &part[i]
+		}
+	}
+	return nil
+}
+
+// Fallback returns the index of the eligible backend that hash falls to
+// without a policy, or -1 if none is eligible. Until the lookup table is built
+// anew, flows of backends that left are spread by the hash alone.
+func (p *Pool) Fallback(hash uint64) int {
+	if p.Lookup != nil {
+		if i, ok := p.Find(p.Lookup.Handle(hash)); ok && i < p.Eligible {
+			return i
+		}
+	}
+	if p.Eligible == 0 {
+		return -1
+	}
+	return int(hash % uint64(p.Eligible))
+}
+
+// ByTable returns the index of the eligible backend that the policy's table
+// says; ok is false where it leaves the flow to the lookup table.
+func (p *Pool) ByTable(hash uint64) (index int, ok bool) {
+	i, ok := p.Find(p.Table.Handle(hash))
+	return i, ok && i < p.Eligible
+}
+
+// Repeat returns the index of the backend that a TCP flow without an entry
+// belongs to: policies could only guess, tables repeat themselves. It is -1
+// while that backend is not there.
+func (p *Pool) Repeat(hash uint64) int {
+	if p.MidFlow != nil {
+		if i, ok := p.Find(p.MidFlow.Handle(hash)); ok {
+			return i
+		}
+		return -1
+	}
+	if p.Table != nil {
+		if i, ok := p.ByTable(hash); ok {
+			return i
+		}
+	}
+	return p.Fallback(hash)
+}
+
+// Tabled reports whether the tables that Repeat asks know all that may be picked: they
+// are built after the pool.
+func (p *Pool) Tabled() bool {
+	knows := func(l *Lookup) bool {
+		for i := range p.Members[:p.Eligible] {
+			if !slices.Contains(l.Handles(), p.Members[i].Handle) {
+				return false
 			}
 		}
+		return true
 	}
-	l := NewLookup(before)
-	for i, s := range l.slots {
-		if s == NoBackend-1 {
-			l.slots[i] = NoBackend
-		}
+	if p.Eligible == 0 {
+		return true
 	}
-	return l
+	return p.Lookup != nil && knows(p.Lookup) && (p.Table == nil || knows(p.Table))
 }
 
-// WithTable is the pool with another table of the policy's.
+// WithTable returns the pool with another table of the policy's.
 func (p *Pool) WithTable(t *Lookup) *Pool {
 	out := *p
-	if p.MidFlow == p.Lookup || p.MidFlow == p.Table {
-		out.MidFlow = t // a policy's table repeats itself as ours does
-		if t == nil {
-			out.MidFlow = p.Lookup
-		}
-	}
 	out.Table = t
 	return &out
 }
 
-// Inherit is the pool with the table of its predecessor, until the policy has
-// made one for it: slots of backends that are no longer eligible fall to the
-// lookup table.
-func (p *Pool) Inherit(from *Pool) *Pool {
-	if from == nil || from.Table == nil {
-		return p
-	}
-	t := from.Table.Remap(func(i uint16) uint16 {
-		if now, ok := p.Find(from.Members[i].Handle); ok && now < p.Eligible {
-			return uint16(now)
-		}
-		return NoBackend
-	})
-	return p.WithTable(t)
+// WithLookup returns the pool with another lookup table.
+func (p *Pool) WithLookup(l *Lookup) *Pool {
+	out := *p
+	out.Lookup = l
+	return &out
 }
 
-// Candidates are the pool's eligible backends: what a successor passes to
-// Build as before.
+// Candidates returns the pool's eligible backends, as NewLookup takes them.
 func (p *Pool) Candidates() []Candidate {
 	out := make([]Candidate, p.Eligible)
 	for i := range out {
-		out[i] = Candidate{ID: p.Members[i].ID, Weight: p.Members[i].Weight}
+		m := &p.Members[i]
+		out[i] = Candidate{ID: m.ID, Weight: m.Weight, Index: uint16(i), Handle: m.Handle}
 	}
 	return out
 }
 
-func (m *Member) eligible() bool { return m.State == Active && m.Weight > 0 }
+// Kernel reports whether the kernel may forward to the backend: its agent must
+// be able to take super-packets and unfinished checksums out of a tunnel.
+func (m *Member) Kernel() bool { return m.KernelDecap || m.Mode == ModeDirect }
 
-// release frees the slots of memberships that ended.
-func (b *PoolBuilder) release(backends []Backend) {
-	for i := range b.slots {
-		s := &b.slots[i]
-		if s.name == "" || s.kept.IsValid() {
-			continue
+func (m *Member) eligible() bool { return (m.State == Active || m.Forced) && m.Weight > 0 }
+
+// NewMember returns a backend's membership in a service.
+func NewMember(s *Service, b *Backend, h Handle, now time.Time) Member {
+	m := Member{
+		Backend: *b, Mode: b.ModeIn(s), MTU: b.TunnelMTU,
+		ID: BackendID(s.Name, b.Name), Handle: h, Ramp: s.Ramp(now.Sub(b.Since)),
+	}
+	if m.Mode == ModeDirect {
+		m.MTU = b.LinkMTU
+	}
+	if why, down := b.WhyDown(s.Name); down && m.State == Active {
+		m.State, m.Reason = Unhealthy, why
+	} else if m.State == Active && !b.Has(s.VIP) {
+		m.State, m.Reason = Unhealthy, "its agent is still setting up the VIP"
+	}
+	m.Own, m.OwnWeight = m.State, m.Weight
+	return m
+}
+
+// PoolBuilder makes the successive pools of one service and keeps the handles
+// of its members stable between them. It is not safe for concurrent use.
+type PoolBuilder struct {
+	svc     *Service
+	version uint64
+	slots   *Slots
+	held    map[string]holder
+}
+
+// holder is who has a handle; a re-registration is another membership.
+type holder struct {
+	handle Handle
+	since  int64
+}
+
+// NewPoolBuilder starts with an empty pool and slots of its own.
+func NewPoolBuilder(svc *Service) *PoolBuilder {
+	return &PoolBuilder{svc: svc, slots: NewSlots(), held: map[string]holder{}}
+}
+
+// Build returns the pool of those of backends that serve the service, with its
+// lookup table.
+func (b *PoolBuilder) Build(backends []Backend) *Pool {
+	p := b.Assemble(backends)
+	p.Lookup = NewLookup(p.Candidates())
+	return p
+}
+
+// Assemble returns the same pool without a lookup table, which takes 256 KiB
+// and a millisecond or more.
+func (b *PoolBuilder) Assemble(backends []Backend) *Pool {
+	b.version++
+	now := time.Now()
+	b.release(backends)
+	var members []Member
+	for i := range backends {
+		if be := &backends[i]; be.Serves(b.svc.Name) {
+			members = append(members, NewMember(b.svc, be, b.hold(be), now))
 		}
+	}
+	return NewPool(b.svc, b.version, members)
+}
+
+// release frees the handles of memberships that ended.
+func (b *PoolBuilder) release(backends []Backend) {
+	for name, h := range b.held {
 		if !slices.ContainsFunc(backends, func(be Backend) bool {
-			return be.Name == s.name && be.Since.UnixNano() == s.since && be.Serves(b.svc.Name)
+			return be.Name == name && be.Since.UnixNano() == h.since && be.Serves(b.svc.Name)
 		}) {
-			s.name = ""
+			b.slots.Release(h.handle)
+			delete(b.held, name)
 		}
 	}
 }
 
-// hold finds the backend's slot or takes a free one, the longest free first
-// by generation.
 func (b *PoolBuilder) hold(be *Backend) Handle {
-	free := -1
-	for i := range b.slots {
-		s := &b.slots[i]
-		if s.name == be.Name && s.kept.IsValid() && s.kept != be.Addr {
-			*s = slot{gen: s.gen} // another machine by the same name
-		}
-		if s.name == be.Name {
-			s.since, s.kept = be.Since.UnixNano(), netip.Addr{}
-			return newHandle(uint16(i), s.gen)
-		}
-		if s.name == "" && (free < 0 || s.gen < b.slots[free].gen) {
-			free = i
-		}
+	h, ok := b.held[be.Name]
+	if !ok {
+		h = holder{b.slots.Take(), be.Since.UnixNano()}
+		b.held[be.Name] = h
 	}
-	if free < 0 {
-		free = len(b.slots)
-		b.slots = append(b.slots, slot{})
-	}
-	s := &b.slots[free]
-	s.gen = max(s.gen+1, 1) // 0 would make the zero Handle valid
-	s.name, s.since = be.Name, be.Since.UnixNano()
-	return newHandle(uint16(free), s.gen)
+	return h.handle
+}
+
+// RefreshAfter returns how old the counts of a pool may be that a policy picks by.
+// All flows of that time go by what it knew at its begin, so that the less it costs
+// to look, the sooner it is done.
+func RefreshAfter(members int) time.Duration {
+	return time.Duration(min(1+members/50, 20)) * time.Millisecond
 }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -19,41 +20,38 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caplance/caplance/core/nettest"
+	"github.com/caplance/caplance/core/nettest/slow"
 	"github.com/caplance/caplance/e2e/cluster"
-	"github.com/caplance/caplance/e2e/require"
+	"github.com/caplance/caplance/e2e/topology"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 )
 
 // bin is the directory of the built binaries.
-var bin = os.Getenv("CAPLANCE_BIN")
+var bin string
 
 func TestMain(m *testing.M) {
-	if bin == "" {
-		dir, err := os.MkdirTemp("", "caplance-bin")
-		if err != nil {
-			panic(err)
-		}
-		build := exec.Command("go", "build", "-o", dir, "../cmd/...")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
-			os.Exit(1)
-		}
-		bin = dir
-		defer os.RemoveAll(dir)
+	var done func()
+	var err error
+	if bin, done, err = topology.Binaries(".."); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		done()
+		os.Exit(code)
+	}))
 }
 
 // prepare makes a cluster that is not started yet.
 func prepare(t testing.TB, o cluster.Options) *cluster.Cluster {
 	t.Helper()
-	require.Root(t)
+	nettest.Root(t)
 	o.Bin, o.Dir = bin, t.TempDir()
 	c, err := cluster.New(o)
 	if o.Upper != "" && errors.Is(err, unix.EOPNOTSUPP) {
-		require.Unbuilt(t, string(o.Upper)+" links")
+		nettest.Unbuilt(t, string(o.Upper)+" links")
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -61,6 +59,7 @@ func prepare(t testing.TB, o cluster.Options) *cluster.Cluster {
 	t.Cleanup(func() {
 		if t.Failed() {
 			if c.Server != nil {
+				t.Logf("counters: %v", counted(t, c))
 				t.Logf("balancer:\n%s", tail(c.Server.Output()))
 			}
 			for _, b := range c.Backends {
@@ -87,6 +86,18 @@ func start(t testing.TB, o cluster.Options) *cluster.Cluster {
 	return c
 }
 
+// counted returns the balancer's counters that are not zero.
+func counted(t testing.TB, c *cluster.Cluster) map[string]uint64 {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), slow.Time(time.Second))
+	defer cancel()
+	s, err := c.Control().Stats(ctx)
+	if err != nil { // it has ended
+		return nil
+	}
+	maps.DeleteFunc(s.Counters, func(_ string, n uint64) bool { return n == 0 })
+	return s.Counters
+}
+
 func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
@@ -102,7 +113,7 @@ func await(t testing.TB, what string, ok func() error) {
 
 // dial opens a TCP connection from the client.
 func dial(t testing.TB, c *cluster.Cluster, to netip.AddrPort) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), slow.Time(10*time.Second))
 	defer cancel()
 	return c.Client.Dial(ctx, "tcp", to.String())
 }
@@ -120,8 +131,13 @@ func openLine(t testing.TB, c *cluster.Cluster, vip netip.Addr) (*line, error) {
 	if err != nil {
 		return nil, err
 	}
+	return readName(conn)
+}
+
+// readName reads the backend's name from a new connection.
+func readName(conn net.Conn) (*line, error) {
 	l := &line{Conn: conn, r: bufio.NewReader(conn)}
-	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	conn.SetDeadline(time.Now().Add(slow.Time(10 * time.Second)))
 	name, err := l.r.ReadString('\n')
 	if err != nil {
 		conn.Close()
@@ -144,9 +160,9 @@ func openLines(t testing.TB, c *cluster.Cluster, vip netip.Addr, n int) []*line 
 	return out
 }
 
-// ping sends a line and reads it back.
+// ping sends a line and reads it back, within a time that slow scales.
 func (l *line) ping(timeout time.Duration) error {
-	l.SetDeadline(time.Now().Add(timeout))
+	l.SetDeadline(time.Now().Add(slow.Time(timeout)))
 	if _, err := io.WriteString(l, "ping\n"); err != nil {
 		return err
 	}
@@ -154,12 +170,27 @@ func (l *line) ping(timeout time.Duration) error {
 	if err == nil && got != "ping\n" {
 		err = fmt.Errorf("echo: %q", got)
 	}
+	if err == nil {
+		err = l.settle()
+	}
 	return err
+}
+
+// settle has the echo acknowledged now, not up to 0.2 s later: a quiet connection
+// is one that sends nothing.
+func (l *line) settle() error {
+	raw, err := l.Conn.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		return err
+	}
+	var set error
+	err = raw.Control(func(fd uintptr) { set = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_QUICKACK, 1) })
+	return errors.Join(err, set)
 }
 
 // finish closes our side and waits for the backend to close its own.
 func (l *line) finish() error {
-	l.SetDeadline(time.Now().Add(10 * time.Second))
+	l.SetDeadline(time.Now().Add(slow.Time(10 * time.Second)))
 	if err := l.Conn.(*net.TCPConn).CloseWrite(); err != nil {
 		return err
 	}
@@ -194,7 +225,7 @@ func httpGet(t testing.TB, c *cluster.Cluster, vip netip.Addr) (backend string, 
 }
 
 func httpClient(t testing.TB, c *cluster.Cluster) *http.Client {
-	return &http.Client{Timeout: 60 * time.Second, Transport: &http.Transport{
+	return &http.Client{Timeout: slow.Time(60 * time.Second), Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			return c.Client.Dial(ctx, network, addr)
@@ -223,7 +254,7 @@ func udpAskFrom(pc *net.UDPConn, vip netip.Addr, payload []byte) (backend string
 	if _, err = pc.WriteToUDPAddrPort(payload, netip.AddrPortFrom(vip, cluster.UDPPort)); err != nil {
 		return "", from, err
 	}
-	pc.SetReadDeadline(time.Now().Add(2 * time.Second))
+	pc.SetReadDeadline(time.Now().Add(slow.Time(2 * time.Second)))
 	buf := make([]byte, 65536)
 	n, from, err := pc.ReadFromUDPAddrPort(buf)
 	if err != nil {

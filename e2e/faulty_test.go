@@ -6,34 +6,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caplance/caplance/core/nettest/slow"
 	"github.com/caplance/caplance/e2e/cluster"
 )
-
-// faulty builds a policy that behaves until the hash of a flow ends in two zero
-// bits, and then does what body says. A wasm module is short enough to write
-// by hand: sections type, function, memory, export, code.
-func faulty(body []byte) []byte {
-	section := func(id byte, items ...[]byte) []byte {
-		out := []byte{byte(len(items))}
-		for _, i := range items {
-			out = append(out, i...)
-		}
-		return append([]byte{id, byte(len(out))}, out...)
-	}
-	export := func(name string, kind, index byte) []byte {
-		return append(append([]byte{byte(len(name))}, name...), kind, index)
-	}
-	code := func(b ...byte) []byte { return append([]byte{byte(len(b) + 2), 0}, append(b, 0x0b)...) }
-	pick := []byte{0x20, 0, 0x42, 3, 0x83, 0x50, 0x04, 0x7f}  // if (hash & 3) == 0 → i32
-	pick = append(append(pick, body...), 0x05, 0x41, 0, 0x0b) // else 0
-	out := []byte("\x00asm\x01\x00\x00\x00")
-	out = append(out, section(1, []byte{0x60, 0, 0}, []byte{0x60, 2, 0x7f, 0x7f, 1, 0x7f}, []byte{0x60, 2, 0x7e, 0x7f, 1, 0x7f})...)
-	out = append(out, section(3, []byte{0}, []byte{1}, []byte{1}, []byte{2})...)
-	out = append(out, section(5, []byte{1, 1, 1})...)
-	out = append(out, section(7, export("memory", 2, 0), export("caplance_abi_v1", 0, 0), export("caplance_buffer", 0, 1),
-		export("caplance_backends", 0, 2), export("caplance_pick", 0, 3))...)
-	return append(out, section(10, code(), code(0x41, 0), code(0x41, 0), code(pick...))...)
-}
 
 // A policy that loops for ever, traps, or answers nonsense every fourth time
 // cannot stop traffic: each flow gets through, and one policy does not stall
@@ -50,7 +25,7 @@ func TestFaultyPoliciesCannotStopTraffic(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			c := prepare(t, cluster.Options{Backends: 3})
 			file := filepath.Join(c.Dir, "faulty.wasm")
-			must(t, os.WriteFile(file, faulty(tt.body), 0o644))
+			must(t, os.WriteFile(file, cluster.FaultyPolicy(tt.body, 0), 0o644))
 			c.Policy = file
 			must(t, c.Rewrite())
 			must(t, c.StartServer(t.Context()))
@@ -71,7 +46,7 @@ func TestFaultyPoliciesCannotStopTraffic(t *testing.T) {
 			if row.Failures == 0 || row.Picks["fallback"] == 0 || row.LastError == "" {
 				t.Errorf("the policy never failed: %+v", row)
 			}
-			if longest > time.Second {
+			if longest > slow.Time(time.Second) {
 				t.Errorf("a request took %s", longest)
 			}
 			// The way back is another policy.

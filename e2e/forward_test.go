@@ -4,13 +4,18 @@ import (
 	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/caplance/caplance/core"
+	"github.com/caplance/caplance/core/nettest/slow"
 	"github.com/caplance/caplance/e2e/cluster"
+	"github.com/caplance/caplance/e2e/topology"
 )
 
 var vips = []netip.Addr{cluster.VIP4, cluster.VIP6}
@@ -67,6 +72,48 @@ func TestBulkUpload(t *testing.T) {
 	}
 }
 
+// Whatever links do for packets, or leave to the kernel, a stream arrives whole:
+// segmentation, checksums, and the putting together of what comes in.
+func TestOffloads(t *testing.T) {
+	data := make([]byte, 10<<20)
+	rand.Read(data)
+	sum := fmt.Sprintf("%x", sha256.Sum256(data))
+	for name, set := range map[string]func(*topology.Host) error{
+		"no segmentation":  func(h *topology.Host) error { return h.Segmentation("eth0", false) },
+		"no checksums":     func(h *topology.Host) error { return h.Checksums("eth0", false) },
+		"nothing received": func(h *topology.Host) error { return h.Receiving("eth0", false) },
+		"all that there is": func(h *topology.Host) error {
+			return errors.Join(h.Receiving("eth0", true), h.Segmentation("eth0", true))
+		},
+		"none": func(h *topology.Host) error {
+			return errors.Join(h.Segmentation("eth0", false), h.Checksums("eth0", false), h.Receiving("eth0", false))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := prepare(t, cluster.Options{Backends: 2, Type: withoutXDP()}) // on veth XDP says itself what is on
+			for _, h := range append([]*topology.Host{c.LB, c.Client}, hosts(c)...) {
+				must(t, set(h))
+			}
+			must(t, c.StartServer(t.Context()))
+			must(t, c.StartAgents(t.Context()))
+			for _, vip := range vips {
+				must(t, upload(t, c, vip, bytes.NewReader(data), int64(len(data)), sum))
+				_, _, err := udpAsk(t, c, vip, bytes.Repeat([]byte("x"), 1300))
+				must(t, err)
+			}
+			inKernel(t, c)
+		})
+	}
+}
+
+// withoutXDP returns the datapath type that is to be tested, tc in the place of xdp.
+func withoutXDP() string {
+	if kind := os.Getenv("CAPLANCE_TYPE"); kind != "xdp" {
+		return kind
+	}
+	return "tc"
+}
+
 // atTheMTU checks that bytes came in segments that fill the links' MTU, none
 // too long, and took the fast path if there is one.
 func atTheMTU(t *testing.T, c *cluster.Cluster, bytes uint64, mtu int) {
@@ -85,7 +132,7 @@ func atTheMTU(t *testing.T, c *cluster.Cluster, bytes uint64, mtu int) {
 	})
 	stats, err := c.Control().Stats(t.Context())
 	must(t, err)
-	if up := stats.Counters["forwarded"]; !strings.HasPrefix(stats.Rung, "userspace") && up > least/10 {
+	if up := stats.Counters["forwarded"]; stats.Datapath.Type != core.Userspace && up > least/10 {
 		t.Errorf("%d packets of an established flow came up to userspace", up)
 	}
 	if n := stats.Counters["too_big"] + stats.Counters["fragmented"]; n != 0 {
@@ -131,7 +178,7 @@ func TestPathMTU(t *testing.T) {
 			size = 1452
 		}
 		await(t, "the client to learn the tunnel's MTU", func() error {
-			pc.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+			pc.SetReadDeadline(time.Now().Add(slow.Time(200 * time.Millisecond)))
 			if _, err := pc.WriteToUDPAddrPort(make([]byte, size), netip.AddrPortFrom(vip, cluster.UDPPort)); err != nil {
 				return err
 			}
@@ -148,13 +195,14 @@ func TestPathMTU(t *testing.T) {
 	}
 }
 
-// VIP ports that no service names stay the balancer's own: refused at once.
+// VIP ports that no service names stay the balancer's own if it may be reached at
+// them: refused at once.
 func TestUnnamedPortsAreNotCaptured(t *testing.T) {
-	c := start(t, cluster.Options{Backends: 1})
+	c := start(t, cluster.Options{Backends: 1, Datapath: "vip_host_access = \"always\""})
 	for _, vip := range vips {
 		start := time.Now()
 		_, err := dial(t, c, netip.AddrPortFrom(vip, 9999))
-		if err == nil || !strings.Contains(err.Error(), "refused") || time.Since(start) > time.Second {
+		if err == nil || !strings.Contains(err.Error(), "refused") || time.Since(start) > slow.Time(time.Second) {
 			t.Errorf("%v: error %v after %s, want connection refused", vip, err, time.Since(start))
 		}
 	}

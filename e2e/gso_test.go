@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caplance/caplance/core/nettest/slow"
 	"github.com/caplance/caplance/e2e/cluster"
 	"golang.org/x/sys/unix"
 )
@@ -73,7 +74,7 @@ func segment(pc *net.UDPConn, size int) error {
 
 // echoes counts the echoes of a super-packet's datagrams until all are there.
 func echoes(pc *net.UDPConn, data []byte, s super) (n int, err error) {
-	pc.SetReadDeadline(time.Now().Add(2 * time.Second))
+	pc.SetReadDeadline(time.Now().Add(slow.Time(2 * time.Second)))
 	seen := make([]bool, s.count)
 	for buf := make([]byte, 65536); n < s.count; n++ {
 		size, _, err := pc.ReadFromUDPAddrPort(buf)

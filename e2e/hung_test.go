@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caplance/caplance/core/nettest/slow"
 	"github.com/caplance/caplance/e2e/cluster"
 )
 
@@ -18,7 +19,7 @@ import (
 // come in the first seconds, and they only wait.
 func TestHungDaemon(t *testing.T) {
 	const hung = 10 * time.Second
-	c := onKernelRung(t, cluster.Options{Backends: 3, Timeout: "20s"})
+	c := inTheKernel(t, cluster.Options{Backends: 3, Timeout: "20s"})
 	old := slices.Concat(openLines(t, c, cluster.VIP4, 20), openLines(t, c, cluster.VIP6, 20))
 	for _, l := range old {
 		must(t, l.ping(pingTimeout)) // now it is established
@@ -54,7 +55,7 @@ func TestHungDaemon(t *testing.T) {
 // What the kernel placed while the balancer hung stays where it is afterwards,
 // to its end, though a backend joins.
 func TestFlowsStayPutAfterAHang(t *testing.T) {
-	c := prepare(t, cluster.Options{Backends: 4, Rung: "tc", Timeout: "20s"})
+	c := prepare(t, cluster.Options{Backends: 4, Type: "tc", Timeout: "20s"})
 	must(t, c.StartServer(t.Context()))
 	for _, b := range c.Backends[:3] {
 		must(t, b.StartAgent(t.Context()))
@@ -110,7 +111,7 @@ func newWhile(t *testing.T, c *cluster.Cluster, more func(opened int) bool) (lin
 		<-tick.C
 	}
 	t.Logf("%d new connections, the longest waited %s", len(lines), longest)
-	if longest > 4*time.Second {
+	if longest > slow.Time(4*time.Second) {
 		t.Errorf("a new connection waited %s", longest)
 	}
 	return lines

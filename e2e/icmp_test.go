@@ -63,7 +63,7 @@ func TestICMPErrorsReachTheFlowsBackend(t *testing.T) {
 	}
 }
 
-// tooBigFor is an ICMP error from router about quoted, with the MTU filled in.
+// tooBigFor returns an ICMP error from router about quoted, with the MTU filled in.
 func tooBigFor(router netip.Addr, typ, code uint8, quoted []byte, mtu uint16) []byte {
 	b := packettest.ICMPError(router, typ, code, quoted)
 	icmp := b[20:]

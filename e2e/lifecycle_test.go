@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/caplance/caplance/core"
+	"github.com/caplance/caplance/core/nettest/slow"
 	"github.com/caplance/caplance/e2e/cluster"
 )
 
@@ -49,7 +50,7 @@ func dead(l *line) error {
 // and its flows are re-scheduled; measured for a stopped agent and for a cut
 // link.
 func TestHeartbeatExpiry(t *testing.T) {
-	const lease = 2 * time.Second
+	lease := slow.Time(2 * time.Second)
 	for _, tt := range []struct {
 		name      string
 		kill, fix func(*cluster.Backend) error
@@ -60,7 +61,7 @@ func TestHeartbeatExpiry(t *testing.T) {
 			func(b *cluster.Backend) error { return b.SetUp("eth0", true) }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c := start(t, cluster.Options{Backends: 3, Timeout: lease.String()})
+			c := start(t, cluster.Options{Backends: 3, Timeout: "2s"})
 			victim := c.Backends[1]
 			pc := udpSocket(t, c, cluster.VIP4)
 			home := ""
@@ -75,7 +76,7 @@ func TestHeartbeatExpiry(t *testing.T) {
 			awaitState(t, c, victim.Name, "gone")
 			took := time.Since(cut)
 			t.Logf("gone after %s; the lease is %s", took.Round(time.Millisecond), lease)
-			if took > lease+time.Second {
+			if took > lease+slow.Time(time.Second) {
 				t.Errorf("gone only after %s", took)
 			}
 			now, _, err := udpAskFrom(pc, cluster.VIP4, []byte("x"))
@@ -238,7 +239,7 @@ func TestBalancerRestart(t *testing.T) {
 // A backend whose health check fails gets no new flows and keeps its old ones.
 func TestUnhealthyBackend(t *testing.T) {
 	c := prepare(t, cluster.Options{Backends: 2})
-	c.Backends[0].Config = `check = "tcp://127.0.0.1:4000"`
+	c.Backends[0].Config = "[[check]]\nservice = \"*\"\ntype = \"tcp\"\naddress = \"127.0.0.1:4000\"\ninterval = \"200ms\""
 	l, err := c.Backends[0].Listen("127.0.0.1:4000")
 	must(t, err)
 	go func() {

@@ -11,12 +11,11 @@ import (
 	"testing"
 
 	"github.com/caplance/caplance/e2e/cluster"
-	"github.com/caplance/caplance/e2e/topology"
 )
 
 // allWorks sends all kinds of traffic through both VIPs: every backend answers
 // TCP and UDP, a connection goes on, a long upload arrives whole.
-func allWorks(t *testing.T, c *cluster.Cluster) {
+func allWorks(t *testing.T, c *cluster.Cluster, vips ...netip.Addr) {
 	t.Helper()
 	data := make([]byte, 10<<20)
 	rand.Read(data)
@@ -52,7 +51,7 @@ func TestBackendsBehindARouter(t *testing.T) {
 		t.Run(fmt.Sprintf("tunnel over IPv6 %v", v6), func(t *testing.T) {
 			c := start(t, cluster.Options{Backends: 3, Routed: true, DataV6: v6})
 			seen := sniff(t, c.LB, c.Link())
-			allWorks(t, c)
+			allWorks(t, c, vips...)
 			inKernel(t, c)
 			if _, replies := seen(); replies != 0 {
 				t.Errorf("the balancer saw %d replies", replies)
@@ -61,30 +60,14 @@ func TestBackendsBehindARouter(t *testing.T) {
 	}
 }
 
-// All hosts have their addresses on a link above the one with the wire, which
-// has none:
-//
-//	balancer eth0.7 ── eth0 ── switch ── eth0 ── eth0.7 backend, client
-//
-// Few kernels are built without VLANs; on those a MACVLAN has to do alone.
-func TestUpperLinks(t *testing.T) {
-	for _, kind := range []topology.Kind{topology.VLAN, topology.MACVLAN} {
-		t.Run(string(kind), func(t *testing.T) {
-			c := start(t, cluster.Options{Backends: 3, Upper: kind})
-			allWorks(t, c)
-			inKernel(t, c)
-		})
-	}
-}
-
-// Balancer and agents are on different rungs.
-func TestMixedRungs(t *testing.T) {
+// Balancer and agents are on different datapath types.
+func TestMixedTypes(t *testing.T) {
 	agents := "userspace"
-	if os.Getenv("CAPLANCE_RUNG") == "userspace" {
+	if os.Getenv("CAPLANCE_TYPE") == "userspace" {
 		agents = "tc"
 	}
 	c := start(t, cluster.Options{Backends: 3, Agents: agents, Mode: "tunnel"})
-	allWorks(t, c)
+	allWorks(t, c, vips...)
 	stats, err := c.Control().Stats(t.Context())
 	must(t, err)
 	if n := stats.Counters["kernel_forwarded"]; n != 0 {
@@ -101,7 +84,7 @@ func TestModeOfABackend(t *testing.T) {
 			c.Backends[0].Config = `mode = "direct"`
 			must(t, c.StartServer(t.Context()))
 			must(t, c.StartAgents(t.Context()))
-			allWorks(t, c)
+			allWorks(t, c, vips...)
 			rows, err := c.Control().Backends(t.Context())
 			must(t, err)
 			for _, r := range rows {
@@ -117,12 +100,12 @@ func TestModeOfABackend(t *testing.T) {
 	}
 }
 
-// inKernel checks on the kernel's rung that traffic did take the fast path.
+// inKernel checks on a datapath type in the kernel that traffic did take the fast path.
 func inKernel(t *testing.T, c *cluster.Cluster) {
 	t.Helper()
 	stats, err := c.Control().Stats(t.Context())
 	must(t, err)
-	if c.Rung != "userspace" && stats.Counters["kernel_forwarded"] < 100 {
+	if c.Type != "userspace" && stats.Counters["kernel_forwarded"] < 100 {
 		t.Errorf("the kernel forwarded %d packets: counters %v", stats.Counters["kernel_forwarded"], stats.Counters)
 	}
 }
@@ -130,20 +113,20 @@ func inKernel(t *testing.T, c *cluster.Cluster) {
 // The operator has given the VIP to the balancer's machine before, on its link
 // or on lo: that works, and the address is still there afterwards.
 func TestVIPOfTheOperator(t *testing.T) {
-	for name, vips := range map[string]map[string]string{
+	for name, given := range map[string]map[string]string{
 		"host routes on the link": {"10.77.0.200/32": "eth0", "fd77::200/128": "eth0"},
 		"networks on the link":    {"10.77.0.200/24": "eth0", "fd77::200/64": "eth0"},
 		"on lo":                   {"10.77.0.200/32": "lo", "fd77::200/128": "lo"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := prepare(t, cluster.Options{Backends: 2})
-			for vip, link := range vips {
+			for vip, link := range given {
 				must(t, c.LB.AddAddr(link, netip.MustParsePrefix(vip)))
 			}
 			before := footprint(t, c, c.LB)
 			must(t, c.StartServer(t.Context()))
 			must(t, c.StartAgents(t.Context()))
-			allWorks(t, c)
+			allWorks(t, c, vips...)
 			must(t, c.StopServer())
 			same(t, "balancer", before, footprint(t, c, c.LB))
 		})

@@ -8,7 +8,7 @@ import (
 
 	"github.com/caplance/caplance/e2e/cluster"
 	"github.com/caplance/caplance/plugins/host"
-	"github.com/caplance/caplance/plugins/workbench/record"
+	"github.com/caplance/caplance/plugins/recording"
 	"github.com/caplance/caplance/plugins/workbench/replay"
 	"github.com/caplance/caplance/policies"
 )
@@ -35,7 +35,7 @@ func TestRecordAndReplay(t *testing.T) {
 		f, err := os.Open(file)
 		must(t, err)
 		defer f.Close()
-		in, err := record.NewReader(f)
+		in, err := recording.NewReader(f)
 		must(t, err)
 		_, wasm, err := policies.Load(name)
 		must(t, err)

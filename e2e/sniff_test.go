@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// udpSocket is an unconnected socket of the client.
+// udpSocket returns an unconnected socket of the client.
 func udpSocket(t testing.TB, c *cluster.Cluster, vip netip.Addr) *net.UDPConn {
 	t.Helper()
 	local := "0.0.0.0:0"

@@ -12,16 +12,16 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caplance/caplance/core/control"
+	"github.com/caplance/caplance/core/api"
 	"github.com/caplance/caplance/e2e/cluster"
 )
 
-// onKernelRung starts a cluster whose flows live in the kernel; the userspace
-// rung has another promise, which TestBalancerRestart holds.
-func onKernelRung(t *testing.T, o cluster.Options) *cluster.Cluster {
+// inTheKernel starts a cluster whose flows live in the kernel; the
+// type userspace has another promise, which TestBalancerRestart holds.
+func inTheKernel(t *testing.T, o cluster.Options) *cluster.Cluster {
 	t.Helper()
-	if o.Rung = os.Getenv("CAPLANCE_RUNG"); o.Rung != "xdp" {
-		o.Rung = "tc"
+	if o.Type = os.Getenv("CAPLANCE_TYPE"); o.Type != "xdp" {
+		o.Type = "tc"
 	}
 	return start(t, o)
 }
@@ -46,7 +46,7 @@ func upload(t *testing.T, c *cluster.Cluster, vip netip.Addr, body io.Reader, si
 // while: not a byte is lost, established flows go on, new ones are made. After
 // the restart flows of a policy that does not repeat itself are where they were.
 func TestKernelOutlivesTheDaemon(t *testing.T) {
-	c := onKernelRung(t, cluster.Options{Backends: 3, Policy: "round-robin", Timeout: "5s"})
+	c := inTheKernel(t, cluster.Options{Backends: 3, Policy: "round-robin", Timeout: "5s"})
 	lines := append(openLines(t, c, cluster.VIP4, 60), openLines(t, c, cluster.VIP6, 60)...)
 	for _, l := range lines {
 		must(t, l.ping(5*time.Second)) // now it is established
@@ -109,7 +109,7 @@ func TestKernelOutlivesTheDaemon(t *testing.T) {
 		must(t, l.ping(5*time.Second))
 		l.Close()
 	}
-	await(t, "a census after the takeover", func() error {
+	await(t, "garbage collection after the takeover", func() error {
 		rows, err := c.Control().Backends(t.Context())
 		active := int64(0)
 		for _, r := range rows {
@@ -128,7 +128,7 @@ func TestKernelOutlivesTheDaemon(t *testing.T) {
 // After a clean stop nothing is left in the kernel to wait for: flows go there
 // at once, though a backend of before stays away.
 func TestFlowsGoDownAfterACleanRestart(t *testing.T) {
-	c := onKernelRung(t, cluster.Options{Backends: 2, Timeout: "20s"})
+	c := inTheKernel(t, cluster.Options{Backends: 2, Timeout: "20s"})
 	must(t, c.StopServer())
 	c.Backends[1].Agent.Kill()
 	must(t, c.StartServer(t.Context()))
@@ -137,7 +137,7 @@ func TestFlowsGoDownAfterACleanRestart(t *testing.T) {
 	must(t, err)
 	defer l.Close()
 	must(t, l.ping(5*time.Second))
-	flows, err := c.Control().Flows(t.Context(), control.FlowFilter{Service: "web4"})
+	flows, err := c.Control().Flows(t.Context(), api.FlowFilter{Service: "web4"})
 	must(t, err)
 	if len(flows) != 1 || !flows[0].Kernel {
 		t.Errorf("%+v", flows)

@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caplance/caplance/core/control"
+	"github.com/caplance/caplance/core/api"
 	"github.com/caplance/caplance/e2e/cluster"
 )
 
@@ -66,11 +66,11 @@ func (l *load) end() {
 }
 
 // policyRow asks how a service's policy does.
-func policyRow(t testing.TB, c *cluster.Cluster, service string) control.PolicyRow {
+func policyRow(t testing.TB, c *cluster.Cluster, service string) api.PolicyRow {
 	t.Helper()
 	rows, err := c.Control().Policies(t.Context())
 	must(t, err)
-	i := slices.IndexFunc(rows, func(r control.PolicyRow) bool { return r.Service == service })
+	i := slices.IndexFunc(rows, func(r api.PolicyRow) bool { return r.Service == service })
 	if i < 0 {
 		t.Fatalf("no policy of %s", service)
 	}
@@ -161,7 +161,7 @@ func TestReload(t *testing.T) {
 		must(t, err)
 		must(t, os.WriteFile(mine, wasm, 0o644))
 	}
-	awaitPolicy := func(what string, ok func(control.PolicyRow) bool) {
+	awaitPolicy := func(what string, ok func(api.PolicyRow) bool) {
 		t.Helper()
 		await(t, what, func() error {
 			if r := policyRow(t, c, "web4"); !ok(r) {
@@ -174,11 +174,11 @@ func TestReload(t *testing.T) {
 	c.Policy = mine
 	must(t, c.Rewrite())
 	c.Server.Signal(syscall.SIGHUP)
-	awaitPolicy("the new file's policy", func(r control.PolicyRow) bool { return r.Policy == mine })
+	awaitPolicy("the new file's policy", func(r api.PolicyRow) bool { return r.Policy == mine })
 	first := policyRow(t, c, "web4").Since
 	install("least-packets")
 	c.Server.Signal(syscall.SIGHUP)
-	awaitPolicy("the replaced file", func(r control.PolicyRow) bool { return r.Since.After(first) })
+	awaitPolicy("the replaced file", func(r api.PolicyRow) bool { return r.Since.After(first) })
 	must(t, c.WriteServerConfig("nonsense = 1\n"))
 	c.Server.Signal(syscall.SIGHUP)
 	await(t, "the complaint about a bad file", func() error {

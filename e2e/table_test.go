@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caplance/caplance/core/nettest/slow"
 	"github.com/caplance/caplance/e2e/cluster"
 )
 
@@ -84,7 +85,7 @@ func TestFailoverByPriority(t *testing.T) {
 
 // A new backend comes to its share slowly.
 func TestSlowStart(t *testing.T) {
-	const ramp = 3 * time.Second
+	ramp := slow.Time(3 * time.Second)
 	c := prepare(t, cluster.Options{Backends: 2, Policy: "weighted-round-robin"})
 	must(t, c.WriteServerConfig(c.ServerConfig(fmt.Sprintf("slow_start = %q", ramp))))
 	must(t, c.StartServer(t.Context()))
@@ -92,7 +93,7 @@ func TestSlowStart(t *testing.T) {
 	must(t, c.AwaitActive(t.Context(), 1))
 	await(t, "b1 to be past its slow start", func() error {
 		rows, err := c.Control().Backends(t.Context())
-		if err == nil && time.Since(rows[0].Since) < ramp+time.Second {
+		if err == nil && time.Since(rows[0].Since) < ramp+slow.Time(time.Second) {
 			err = fmt.Errorf("it is young")
 		}
 		return err

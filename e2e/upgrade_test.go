@@ -8,16 +8,30 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caplance/caplance/core/nettest/slow"
 	"github.com/caplance/caplance/e2e/cluster"
 )
+
+// handover has the balancer leave its flows to the kernel.
+func handover(t *testing.T, c *cluster.Cluster) {
+	t.Helper()
+	await(t, "a handover", func() error { // refused until the programs are attached
+		_, err := c.Control().Handover(t.Context())
+		return err
+	})
+}
 
 // replace puts a new balancer in the place of the running one.
 func replace(t *testing.T, c *cluster.Cluster) {
 	t.Helper()
-	must(t, c.Control().Handover(t.Context()))
+	// Refused until the successor has taken over, a tick after its backends are back.
+	await(t, "a handover", func() error {
+		_, err := c.Control().Handover(t.Context())
+		return err
+	})
 	select {
 	case <-c.Server.Done():
-	case <-time.After(5 * time.Second):
+	case <-time.After(slow.Time(5 * time.Second)):
 		t.Fatal("the balancer goes on after the handover")
 	}
 	if err := c.Server.Err(); err != nil {
@@ -33,7 +47,7 @@ func replace(t *testing.T, c *cluster.Cluster) {
 func TestUpgradeUnderLoad(t *testing.T) {
 	for _, policy := range []string{"hash", "round-robin"} {
 		t.Run(policy, func(t *testing.T) {
-			c := onKernelRung(t, cluster.Options{Backends: 3, Policy: policy})
+			c := inTheKernel(t, cluster.Options{Backends: 3, Policy: policy})
 			old := openLines(t, c, cluster.VIP4, 20)
 			for _, l := range old {
 				must(t, l.ping(pingTimeout))
@@ -108,7 +122,7 @@ func (v *visitors) note(began time.Time, err error) {
 	took := time.Since(began)
 	v.done++
 	v.longest = max(v.longest, took)
-	if err == nil && took > 10*time.Second {
+	if err == nil && took > slow.Time(10*time.Second) {
 		err = errors.New("it took too long")
 	}
 	if err != nil {

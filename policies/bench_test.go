@@ -32,7 +32,7 @@ func BenchmarkSetPool(b *testing.B) {
 			b.Run(fmt.Sprintf("%s/%d", name, n), func(b *testing.B) {
 				s := newWorker(b, name)
 				builder := core.NewPoolBuilder(service)
-				pools := [2]*core.Pool{builder.Build(backends(even(n)...), nil), builder.Build(backends(even(n+1)...), nil)}
+				pools := [2]*core.Pool{builder.Build(backends(even(n)...)), builder.Build(backends(even(n + 1)...))}
 				for i := 0; b.Loop(); i++ {
 					s.SetPool(pools[i%2])
 				}

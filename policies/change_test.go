@@ -10,7 +10,7 @@ import (
 func TestRoundRobinGoesOnAfterAChange(t *testing.T) {
 	s := newWorker(t, "round-robin")
 	builder, all := core.NewPoolBuilder(service), backends(even(6)...)
-	s.SetPool(builder.Build(all[:5], nil))
+	s.SetPool(builder.Build(all[:5]))
 	next := func() int {
 		f := flowOf(0)
 		return pick(t, s, &f)
@@ -20,7 +20,7 @@ func TestRoundRobinGoesOnAfterAChange(t *testing.T) {
 			t.Fatalf("pick is %d, want %d", got, want)
 		}
 	}
-	s.SetPool(builder.Build(all, nil)) // b5 joins; b3 is next
+	s.SetPool(builder.Build(all)) // b5 joins; b3 is next
 	var seen [6]int
 	if got := next(); got != 3 {
 		t.Errorf("pick after a backend joined is %d, want 3", got)
@@ -39,10 +39,10 @@ func TestRoundRobinGoesOnAfterAChange(t *testing.T) {
 func TestLeastPacketsNewcomer(t *testing.T) {
 	s := newWorker(t, "least-packets")
 	builder, all := core.NewPoolBuilder(service), backends(even(4)...)
-	s.SetPool(builder.Build(all[:3], nil))
+	s.SetPool(builder.Build(all[:3]))
 	global := []uint64{1_000_000, 1_000_040, 1_000_010}
 	s.Refresh(nil, global, nil)
-	s.SetPool(builder.Build(all, nil))
+	s.SetPool(builder.Build(all))
 	global = append(global, 0)
 	var got [4]int
 	for i := range uint64(400) {
@@ -73,9 +73,9 @@ func TestHashDisruption(t *testing.T) {
 		}
 		return out
 	}
-	s.SetPool(builder.Build(all, nil))
+	s.SetPool(builder.Build(all))
 	before := picks()
-	s.SetPool(builder.Build(all[:9], nil)) // b9 leaves, the indices of the others stay
+	s.SetPool(builder.Build(all[:9])) // b9 leaves, the indices of the others stay
 	moved := 0
 	for i, now := range picks() {
 		if before[i] != 9 && before[i] != now {

@@ -9,6 +9,7 @@ var descriptions = map[string]description{
 	"hash":                       {"the 5-tuple decides, by a Maglev table", true},
 	"least-bytes":                {"fewest bytes sent per weight", false},
 	"least-connections":          {"fewest open flows, weights aside", false},
+	"least-load":                 {"of two at random the one with less pressure on its CPUs", false},
 	"least-packets":              {"fewest packets sent per weight", false},
 	"maglev":                     {"as hash, by a table in the balancer, without asking", true},
 	"power-of-two-choices":       {"of two at random the one with fewer open flows per weight", false},
@@ -20,9 +21,9 @@ var descriptions = map[string]description{
 	"weighted-round-robin":       {"each in turn, smoothly, by weight and slow start", false},
 }
 
-// Describe says on one line what a bundled policy picks; "" for others.
+// Describe returns on one line what a bundled policy picks; "" for others.
 func Describe(name string) string { return descriptions[name].picks }
 
-// Consistent says whether a bundled policy picks the same backend for the same
+// Consistent reports whether a bundled policy picks the same backend for the same
 // flow in every worker and balancer, and moves few flows when the pool changes.
 func Consistent(name string) bool { return descriptions[name].consistent }

@@ -18,7 +18,7 @@ func TestFullBackendsArePassedOver(t *testing.T) {
 				all[i].MaxFlows = most
 			}
 			s := newWorker(t, name)
-			s.SetPool(withTable(t, name, core.NewPoolBuilder(service).Build(all, nil)))
+			s.SetPool(withTable(t, name, core.NewPoolBuilder(service).Build(all)))
 			var got [4]int
 			for i := range uint64(70) {
 				f := flowOf(i)
@@ -51,7 +51,7 @@ func TestPolicyFindsWhoIsNotFull(t *testing.T) {
 			all[i].MaxFlows = 1
 		}
 		s := newWorker(t, name)
-		s.SetPool(core.NewPoolBuilder(service).Build(all, nil))
+		s.SetPool(core.NewPoolBuilder(service).Build(all))
 		for i := range uint64(50) {
 			f := flowOf(i)
 			pick(t, s, &f)
@@ -99,7 +99,7 @@ func TestStickyFailover(t *testing.T) {
 		for _, i := range down {
 			now[i].State = core.Unhealthy
 		}
-		p := builder.Build(now, nil)
+		p := builder.Build(now)
 		s.SetPool(p)
 		seen := map[string]bool{}
 		for i := range uint64(200) {

@@ -73,7 +73,7 @@ func compile(t testing.TB, name string) *host.Policy {
 
 var service = &core.Service{Name: "web", Protos: []uint8{core.ProtoTCP}, Ports: []core.PortRange{core.AllPorts}}
 
-// backends are one per weight, b0000, b0001 …
+// backends returns one per weight, b0000, b0001 …
 func backends(weights ...uint32) []core.Backend {
 	out := make([]core.Backend, len(weights))
 	for i, w := range weights {
@@ -86,10 +86,10 @@ func backends(weights ...uint32) []core.Backend {
 }
 
 func poolOf(weights ...uint32) *core.Pool {
-	return core.NewPoolBuilder(service).Build(backends(weights...), nil)
+	return core.NewPoolBuilder(service).Build(backends(weights...))
 }
 
-// even is n times the weight 1.
+// even returns n times the weight 1.
 func even(n int) []uint32 {
 	w := make([]uint32, n)
 	for i := range w {
@@ -98,7 +98,7 @@ func even(n int) []uint32 {
 	return w
 }
 
-// flowOf is the i-th of a sequence of different flows.
+// flowOf returns the i-th of a sequence of different flows.
 func flowOf(i uint64) core.NewFlow {
 	f := core.NewFlow{Family: 4, Rand: core.Mix(i + 1), Now: i, Flags: core.FlowSYN}
 	f.Key = core.FlowKey{
@@ -119,7 +119,7 @@ func pick(t testing.TB, s *host.Scheduler, f *core.NewFlow) int {
 	return i
 }
 
-// withTable is the pool with the policy's own table, if it makes one.
+// withTable returns the pool with the policy's own table, if it makes one.
 func withTable(t testing.TB, name string, pool *core.Pool) *core.Pool {
 	t.Helper()
 	if name != "maglev" || pool.Eligible == 0 {

@@ -12,6 +12,7 @@
 //	hash                        the 5-tuple decides, by a Maglev table                     yes
 //	least-bytes                 fewest bytes sent per weight                               no
 //	least-connections           fewest open flows, weights aside                           no
+//	least-load                  of two at random the one with less pressure on its CPUs    no
 //	least-packets               fewest packets sent per weight                             no
 //	maglev                      as hash, by a table in the balancer, without asking        yes
 //	power-of-two-choices        of two at random the one with fewer open flows per weight  no
@@ -24,16 +25,12 @@
 //
 // Slow start counts in weighted-round-robin, random, power-of-two-choices and
 // least-*. A backend that is full (max_flows) is passed over by all of them.
-// The package twin holds each once more in Go.
+// Package reference implements each once more in Go.
 package policies
 
 import (
 	"embed"
-	"errors"
-	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"strings"
 )
 
@@ -41,9 +38,6 @@ import (
 var bundled embed.FS
 
 const suffix = ".wasm"
-
-// ErrUnknown is a name that is neither bundled nor a path.
-var ErrUnknown = errors.New("policy is unknown")
 
 // Names lists the bundled policies in alphabetical order.
 func Names() []string {
@@ -55,25 +49,4 @@ func Names() []string {
 		files[i] = strings.TrimSuffix(f, suffix)
 	}
 	return files
-}
-
-// Load reads a policy: a bundled one by its name, or a file, which spec names
-// when it has a slash in it or ends in .wasm. The name returned is the bundled
-// one or the file's, without directory and suffix. The bytes are not checked.
-//
-// Errors: ErrUnknown, or what the file system says.
-func Load(spec string) (name string, wasm []byte, err error) {
-	if strings.ContainsRune(spec, '/') || strings.HasSuffix(spec, suffix) {
-		wasm, err := os.ReadFile(spec)
-		if err != nil {
-			return "", nil, fmt.Errorf("policy file cannot be read: %w", err)
-		}
-		return strings.TrimSuffix(filepath.Base(spec), suffix), wasm, nil
-	}
-	wasm, err = bundled.ReadFile(spec + suffix)
-	if err != nil {
-		return "", nil, fmt.Errorf("%w: %q (bundled: %s; a file needs a path or the suffix %s)",
-			ErrUnknown, spec, strings.Join(Names(), ", "), suffix)
-	}
-	return spec, wasm, nil
 }

@@ -14,7 +14,7 @@ import (
 
 func TestNames(t *testing.T) {
 	want := []string{
-		"hash", "least-bytes", "least-connections", "least-packets", "maglev", "power-of-two-choices", "random",
+		"hash", "least-bytes", "least-connections", "least-load", "least-packets", "maglev", "power-of-two-choices", "random",
 		"round-robin", "source-hash", "sticky-failover", "weighted-least-connections", "weighted-round-robin",
 	}
 	if d := cmp.Diff(want, policies.Names()); d != "" {

@@ -10,13 +10,13 @@ import (
 // that it lacks, in every policy that knows of slow start.
 func TestSlowStart(t *testing.T) {
 	for _, name := range []string{
-		"weighted-round-robin", "random", "power-of-two-choices",
+		"weighted-round-robin", "random", "power-of-two-choices", "least-load",
 		"least-connections", "weighted-least-connections", "least-packets", "least-bytes",
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, builder, all := newWorker(t, name), core.NewPoolBuilder(service), backends(even(5)...)
 			active, packets, bytes := make([]uint32, 5), make([]uint64, 5), make([]uint64, 5)
-			p := builder.Build(all[:4], nil)
+			p := builder.Build(all[:4])
 			var flow uint64
 			// run places flows that last for 1000 others each and counts the newcomer's.
 			var open []int
@@ -45,7 +45,7 @@ func TestSlowStart(t *testing.T) {
 			run(4000)
 			last := 0.0
 			for _, ramp := range []uint32{100, 400, 700, 1000} {
-				p = builder.Build(all, nil)
+				p = builder.Build(all)
 				p.Members[4].Ramp = ramp
 				s.SetPool(p)
 				share := float64(ramp) / 1000

@@ -8,16 +8,17 @@ import (
 	"fmt"
 	"text/tabwriter"
 
-	"github.com/caplance/caplance/core/config"
-	"github.com/caplance/caplance/core/daemon"
 	"github.com/caplance/caplance/core/doctor"
 )
 
 // examine prints what the doctor found; what is needed and lacks is an error.
 func examine(_ context.Context, e env) error {
 	fs := flag.NewFlagSet("doctor", flag.ContinueOnError)
-	output := fs.String("o", "table", "how to print: table or json")
+	output := fs.String("o", "table", "how to print: `FORMAT` table or json")
 	if err := flags(e, fs); err != nil {
+		return err
+	}
+	if err := checkOutput(e, fs, *output); err != nil {
 		return err
 	}
 	list, err := doctor.Examine()
@@ -57,18 +58,4 @@ func printFindings(e env, list []doctor.Finding) error {
 		}
 	}
 	return t.Flush()
-}
-
-// unload cleans up after a balancer that was killed and is not to come back.
-func unload(_ context.Context, e env) error {
-	fs := flag.NewFlagSet("unload", flag.ContinueOnError)
-	file := fs.String("c", "/etc/caplance/caplance.toml", "the balancer's configuration `file`")
-	if err := flags(e, fs); err != nil {
-		return err
-	}
-	cfg, err := config.LoadServer(*file)
-	if err != nil {
-		return err
-	}
-	return daemon.Unload(cfg)
 }

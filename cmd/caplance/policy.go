@@ -19,12 +19,12 @@ type tool struct {
 	operands             int // exactly
 	example              string
 	writes               bool // -o is a file of its own
-	run                  func(ctx context.Context, d *desk) error
-	flags                func(d *desk)
+	run                  func(ctx context.Context, inv *invocation) error
+	flags                func(inv *invocation)
 }
 
-// desk is where a tool works: its command line, taken apart.
-type desk struct {
+// invocation is the command line of a tool, taken apart.
+type invocation struct {
 	env
 	fs       *flag.FlagSet
 	operands []string
@@ -41,7 +41,7 @@ func init() {
 	}
 }
 
-// errFailed says that a policy did not pass and that this has been told.
+// errFailed says that a policy did not pass and that this has been printed.
 var errFailed = errors.New("failed")
 
 func policy(ctx context.Context, e env) error {
@@ -56,16 +56,16 @@ func policy(ctx context.Context, e env) error {
 	}
 	i := slices.IndexFunc(tools, func(t tool) bool { return t.name == name })
 	if i < 0 {
-		fmt.Fprintf(e.stderr, "caplance policy: there is no tool %q\n\n", name)
+		fmt.Fprintf(e.stderr, "caplance policy: tool %q is unknown\n\n", name)
 		policyHelp(e.stderr)
 		return errUsage
 	}
 	e.args = e.args[1:]
-	d := &desk{env: e}
-	if err := d.parse(&tools[i]); err != nil {
+	inv := &invocation{env: e}
+	if err := inv.parse(&tools[i]); err != nil {
 		return err
 	}
-	if err := tools[i].run(ctx, d); err != nil && !errors.Is(err, errUsage) && !errors.Is(err, errFailed) {
+	if err := tools[i].run(ctx, inv); err != nil && !errors.Is(err, errUsage) && !errors.Is(err, errFailed) {
 		return fmt.Errorf("%s: %w", name, err)
 	} else if err != nil {
 		return err
@@ -74,44 +74,44 @@ func policy(ctx context.Context, e env) error {
 }
 
 // parse reads flags before, between and after the operands.
-func (d *desk) parse(t *tool) error {
-	d.fs = flag.NewFlagSet("policy "+t.name, flag.ContinueOnError)
-	d.fs.SetOutput(io.Discard)
-	d.fs.Usage = func() {}
-	d.output = "table"
+func (inv *invocation) parse(t *tool) error {
+	inv.fs = flag.NewFlagSet("policy "+t.name, flag.ContinueOnError)
+	inv.fs.SetOutput(io.Discard)
+	inv.fs.Usage = func() {}
+	inv.output = "table"
 	if !t.writes {
-		d.fs.StringVar(&d.output, "o", "table", "how to print: `FORMAT` table or json")
+		inv.fs.StringVar(&inv.output, "o", "table", "how to print: `FORMAT` table or json")
 	}
 	if t.flags != nil {
-		t.flags(d)
+		t.flags(inv)
 	}
 	err := error(nil)
-	for rest := d.args; len(rest) > 0 && err == nil; {
-		if err = d.fs.Parse(rest); err != nil || d.fs.NArg() == 0 {
+	for rest := inv.args; len(rest) > 0 && err == nil; {
+		if err = inv.fs.Parse(rest); err != nil || inv.fs.NArg() == 0 {
 			break
 		}
-		d.operands, rest = append(d.operands, d.fs.Arg(0)), d.fs.Args()[1:]
+		inv.operands, rest = append(inv.operands, inv.fs.Arg(0)), inv.fs.Args()[1:]
 	}
 	switch {
 	case errors.Is(err, flag.ErrHelp):
-		t.help(d.fs, d.stdout)
+		t.help(inv.fs, inv.stdout)
 		return flag.ErrHelp
 	case err != nil:
-	case len(d.operands) < t.operands:
+	case len(inv.operands) < t.operands:
 		err = fmt.Errorf("operands are missing: it takes %s", t.takes)
-	case len(d.operands) > t.operands:
-		err = fmt.Errorf("%q is too much: it takes %s", d.operands[t.operands], t.takes)
-	case d.output != "table" && d.output != "json":
-		err = fmt.Errorf("-o %q is none of table, json", d.output)
+	case len(inv.operands) > t.operands:
+		err = fmt.Errorf("unexpected argument %q: it takes %s", inv.operands[t.operands], t.takes)
+	case inv.output != "table" && inv.output != "json":
+		err = fmt.Errorf("-o %q must be table or json", inv.output)
 	default:
 		return nil
 	}
-	return d.usage(err)
+	return inv.usage(err)
 }
 
 // usage tells what is wrong with the command line.
-func (d *desk) usage(err error) error {
-	fmt.Fprintf(d.stderr, "caplance %s: %v\nTry caplance %s -h.\n", d.fs.Name(), err, d.fs.Name())
+func (inv *invocation) usage(err error) error {
+	fmt.Fprintf(inv.stderr, "caplance %s: %v\nTry caplance %s -h.\n", inv.fs.Name(), err, inv.fs.Name())
 	return errUsage
 }
 
@@ -141,11 +141,11 @@ func load(ctx context.Context, rt *host.Runtime, spec string) (*host.Policy, err
 }
 
 // show prints a result, for a program or for people.
-func (d *desk) show(v interface{ Print(io.Writer) error }) error {
-	if d.output == "json" {
-		e := json.NewEncoder(d.stdout)
+func (inv *invocation) show(v interface{ Print(io.Writer) error }) error {
+	if inv.output == "json" {
+		e := json.NewEncoder(inv.stdout)
 		e.SetIndent("", "  ")
 		return e.Encode(v)
 	}
-	return v.Print(d.stdout)
+	return v.Print(inv.stdout)
 }

@@ -24,18 +24,18 @@ var benchTool = tool{
 	summary: "ns/pick, allocations, fuel, memory and start time",
 	example: "  caplance policy bench mine.wasm\n  caplance policy bench -backends 64 -beside hash,least-connections mine.wasm\n" +
 		"  caplance policy bench -beside none -o json mine.wasm\n",
-	flags: func(d *desk) {
+	flags: func(inv *invocation) {
 		o := &benchOptions{}
-		d.options = o
-		d.fs.StringVar(&o.sizes, "backends", "2,16,64,256,1000", "`SIZES` of the pool, with commas")
-		d.fs.StringVar(&o.beside, "beside", "all", "`POLICIES` to measure, too, with commas: all bundled ones, or none")
-		d.fs.IntVar(&o.Picks, "picks", bench.DefaultPicks, "picks to time for each line")
-		d.fs.Uint64Var(&o.Seed, "seed", 1, "what the made-up flows come from")
-		d.fs.StringVar(&o.config, "config", "", "policy_config as `JSON`, of POLICY alone")
+		inv.options = o
+		inv.fs.StringVar(&o.sizes, "backends", "2,16,64,256,1000", "`SIZES` of the pool, with commas")
+		inv.fs.StringVar(&o.beside, "beside", "all", "`POLICIES` to measure, too, with commas: all bundled ones, or none")
+		inv.fs.IntVar(&o.Picks, "picks", bench.DefaultPicks, "picks to time for each line")
+		inv.fs.Uint64Var(&o.Seed, "seed", 1, "what the made-up flows come from")
+		inv.fs.StringVar(&o.config, "config", "", "policy_config as `JSON`, of POLICY alone")
 	},
-	run: func(ctx context.Context, d *desk) error {
-		o := d.options.(*benchOptions)
-		sizes, subjects, err := o.complete(d)
+	run: func(ctx context.Context, inv *invocation) error {
+		o := inv.options.(*benchOptions)
+		sizes, subjects, err := o.complete(inv)
 		if err != nil {
 			return err
 		}
@@ -44,7 +44,7 @@ var benchTool = tool{
 			return err
 		}
 		defer rt.Close(ctx)
-		report, bar := &bench.Report{}, d.progress()
+		report, bar := &bench.Report{}, inv.progress()
 		for i, size := range sizes {
 			for j, s := range subjects {
 				bar.show(fmt.Sprintf("%s at %d", s.name, size), i*len(subjects)+j, len(sizes)*len(subjects))
@@ -58,7 +58,7 @@ var benchTool = tool{
 					return err
 				}
 				report.Rows = append(report.Rows, row)
-				if native, ok := bench.Twin(d.operands[0], size, opt); ok && j == 0 {
+				if native, ok := bench.Reference(inv.operands[0], size, opt); ok && j == 0 {
 					report.Rows = append(report.Rows, native)
 				}
 				if err := ctx.Err(); err != nil {
@@ -68,7 +68,7 @@ var benchTool = tool{
 			}
 		}
 		bar.clear()
-		return d.show(report)
+		return inv.show(report)
 	},
 }
 
@@ -78,23 +78,23 @@ type subject struct {
 	wasm []byte
 }
 
-func (o *benchOptions) complete(d *desk) (sizes []int, subjects []subject, err error) {
+func (o *benchOptions) complete(inv *invocation) (sizes []int, subjects []subject, err error) {
 	for word := range strings.SplitSeq(o.sizes, ",") {
 		n, err := strconv.Atoi(word)
 		if err != nil || n < 1 || n > 4096 {
-			return nil, nil, d.usage(fmt.Errorf("-backends: %q is no number from 1 to 4096", word))
+			return nil, nil, inv.usage(fmt.Errorf("-backends: %q is no number from 1 to 4096", word))
 		}
 		sizes = append(sizes, n)
 	}
 	if o.Picks < 1000 {
-		return nil, nil, d.usage(fmt.Errorf("-picks %d is below 1000", o.Picks))
+		return nil, nil, inv.usage(fmt.Errorf("-picks %d is below 1000", o.Picks))
 	}
 	if o.config != "" {
 		if o.Config = []byte(o.config); !json.Valid(o.Config) {
-			return nil, nil, d.usage(errors.New("-config is not JSON"))
+			return nil, nil, inv.usage(errors.New("-config is not JSON"))
 		}
 	}
-	specs := []string{d.operands[0]}
+	specs := []string{inv.operands[0]}
 	switch o.beside {
 	case "none", "":
 	case "all":

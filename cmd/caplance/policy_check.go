@@ -25,20 +25,20 @@ var checkTool = tool{
 	example: "  caplance policy check mine.wasm\n  caplance policy check -o json mine.wasm >check.json   # in CI\n" +
 		"  caplance policy check -case pool-2,leak -picks 50000 mine.wasm\n" +
 		"  caplance policy check -vectors vectors.json -update mine.wasm   # take its picks as the expected ones\n",
-	flags: func(d *desk) {
+	flags: func(inv *invocation) {
 		o := &checkOptions{}
-		d.options = o
-		d.fs.StringVar(&o.cases, "case", "", "only these `CASES`, with commas: "+strings.Join(check.Names(), ", "))
-		d.fs.Uint64Var(&o.Seed, "seed", 1, "what the made-up flows come from")
-		d.fs.IntVar(&o.Picks, "picks", check.DefaultPicks, "how many picks must not leak memory")
-		d.fs.BoolVar(&o.Consistent, "consistent", false, "fail if the order of the pool matters")
-		d.fs.StringVar(&o.config, "config", "", "policy_config as `JSON`")
-		d.fs.StringVar(&o.vectors, "vectors", "", "`FILE` with picks that are expected")
-		d.fs.BoolVar(&o.update, "update", false, "write the policy's picks to the file of -vectors")
+		inv.options = o
+		inv.fs.StringVar(&o.cases, "case", "", "only these `CASES`, with commas: "+strings.Join(check.Names(), ", "))
+		inv.fs.Uint64Var(&o.Seed, "seed", 1, "what the made-up flows come from")
+		inv.fs.IntVar(&o.Picks, "picks", check.DefaultPicks, "how many picks must not leak memory")
+		inv.fs.BoolVar(&o.Consistent, "consistent", false, "fail if the order of the pool matters")
+		inv.fs.StringVar(&o.config, "config", "", "policy_config as `JSON`")
+		inv.fs.StringVar(&o.vectors, "vectors", "", "`FILE` with picks that are expected")
+		inv.fs.BoolVar(&o.update, "update", false, "write the policy's picks to the file of -vectors")
 	},
-	run: func(ctx context.Context, d *desk) error {
-		o := d.options.(*checkOptions)
-		if err := o.complete(d); err != nil {
+	run: func(ctx context.Context, inv *invocation) error {
+		o := inv.options.(*checkOptions)
+		if err := o.complete(inv); err != nil {
 			return err
 		}
 		if o.update {
@@ -48,14 +48,14 @@ var checkTool = tool{
 			}
 			return os.WriteFile(o.vectors, text, 0o644)
 		}
-		bar := d.progress()
+		bar := inv.progress()
 		o.Progress = bar.show
 		report, err := check.Run(ctx, o.Options)
 		bar.clear()
 		if err != nil {
 			return err
 		}
-		if err := d.show(report); err != nil {
+		if err := inv.show(report); err != nil {
 			return err
 		}
 		if report.Failed > 0 {
@@ -66,21 +66,21 @@ var checkTool = tool{
 }
 
 // complete turns what the command line says into options.
-func (o *checkOptions) complete(d *desk) (err error) {
-	o.Spec = d.operands[0]
+func (o *checkOptions) complete(inv *invocation) (err error) {
+	o.Spec = inv.operands[0]
 	if o.cases != "" {
 		o.Cases = strings.Split(o.cases, ",")
 	}
 	if o.Picks < 2 {
-		return d.usage(fmt.Errorf("-picks %d is below 2", o.Picks))
+		return inv.usage(fmt.Errorf("-picks %d is below 2", o.Picks))
 	}
 	if o.config != "" {
 		if o.Config = []byte(o.config); !json.Valid(o.Config) {
-			return d.usage(errors.New("-config is not JSON"))
+			return inv.usage(errors.New("-config is not JSON"))
 		}
 	}
 	if o.update && o.vectors == "" {
-		return d.usage(errors.New("-update needs -vectors FILE"))
+		return inv.usage(errors.New("-update needs -vectors FILE"))
 	}
 	if _, o.Wasm, err = policies.Load(o.Spec); err != nil {
 		return err

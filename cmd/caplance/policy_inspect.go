@@ -12,8 +12,8 @@ var inspectTool = tool{
 	name: "inspect", takes: "POLICY", operands: 1,
 	summary: "what a module is made of: exports, imports, slots, memory",
 	example: "  caplance policy inspect mine.wasm\n  caplance policy inspect -o json hash\n",
-	run: func(ctx context.Context, d *desk) error {
-		name, wasm, err := policies.Load(d.operands[0])
+	run: func(ctx context.Context, inv *invocation) error {
+		name, wasm, err := policies.Load(inv.operands[0])
 		if err != nil {
 			return err
 		}
@@ -26,6 +26,6 @@ var inspectTool = tool{
 		if err != nil {
 			return err
 		}
-		return d.show(report)
+		return inv.show(report)
 	},
 }

@@ -15,19 +15,19 @@ var newTool = tool{
 	name: "new", takes: "NAME", operands: 1,
 	summary: "start a policy: source, SDK, Makefile, test vectors",
 	example: "  caplance policy new mine -lang c && make -C mine\n",
-	flags: func(d *desk) {
-		d.options = d.fs.String("lang", "", "`LANGUAGE`: "+strings.Join(scaffold.Languages(), ", "))
+	flags: func(inv *invocation) {
+		inv.options = inv.fs.String("lang", "", "`LANGUAGE`: "+strings.Join(scaffold.Languages(), ", "))
 	},
-	run: func(_ context.Context, d *desk) error {
-		language := *d.options.(*string)
+	run: func(_ context.Context, inv *invocation) error {
+		language := *inv.options.(*string)
 		if language == "" {
-			return d.usage(errors.New("-lang is missing: one of " + strings.Join(scaffold.Languages(), ", ")))
+			return inv.usage(errors.New("-lang is missing: one of " + strings.Join(scaffold.Languages(), ", ")))
 		}
-		files, err := scaffold.New(d.operands[0], language)
+		files, err := scaffold.New(inv.operands[0], language)
 		if err != nil {
 			return err
 		}
-		return d.show(&started{d.operands[0], files})
+		return inv.show(&started{inv.operands[0], files})
 	},
 }
 

@@ -10,8 +10,9 @@ import (
 	"os"
 
 	"github.com/caplance/caplance/core/control"
+	"github.com/caplance/caplance/core/plain"
 	"github.com/caplance/caplance/plugins/host"
-	"github.com/caplance/caplance/plugins/workbench/record"
+	"github.com/caplance/caplance/plugins/recording"
 	"github.com/caplance/caplance/plugins/workbench/replay"
 )
 
@@ -26,29 +27,29 @@ var recordTool = tool{
 	name: "record", takes: "SERVICE", operands: 1, writes: true,
 	summary: "take down the flows and picks of a live service",
 	example: "  caplance policy record -o web.rec -n 100000 web\n  caplance policy record -o web.rec -n 0 web   # until Ctrl-C\n",
-	flags: func(d *desk) {
+	flags: func(inv *invocation) {
 		o := &recordOptions{}
-		d.options = o
-		d.fs.StringVar(&o.file, "o", "", "`FILE` to write; it must not be there yet")
-		d.fs.IntVar(&o.picks, "n", 10_000, "how many picks; 0 goes on until Ctrl-C")
-		d.fs.StringVar(&o.server, "server", "/var/run/caplance-server.sock", "`SOCKET` of the balancer")
-		d.fs.BoolVar(&o.json, "json", false, "print what was recorded as JSON")
+		inv.options = o
+		inv.fs.StringVar(&o.file, "o", "", "`FILE` to write; it must not be there yet")
+		inv.fs.IntVar(&o.picks, "n", 10_000, "how many picks; 0 goes on until Ctrl-C")
+		inv.fs.StringVar(&o.server, "server", "/var/run/caplance-server.sock", "`SOCKET` of the balancer")
+		inv.fs.BoolVar(&o.json, "json", false, "print what was recorded as JSON")
 	},
-	run: func(ctx context.Context, d *desk) error {
-		o := d.options.(*recordOptions)
+	run: func(ctx context.Context, inv *invocation) error {
+		o := inv.options.(*recordOptions)
 		switch {
 		case o.file == "":
-			return d.usage(errors.New("-o FILE is missing"))
+			return inv.usage(errors.New("-o FILE is missing"))
 		case o.picks < 0:
-			return d.usage(fmt.Errorf("-n %d is negative", o.picks))
+			return inv.usage(fmt.Errorf("-n %d is negative", o.picks))
 		case o.json:
-			d.output = "json"
+			inv.output = "json"
 		}
 		f, err := os.OpenFile(o.file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600) // clients' addresses are in it
 		if err != nil {
 			return fmt.Errorf("recording: %w", err)
 		}
-		err = control.Dial(o.server).Record(ctx, d.operands[0], o.picks, f)
+		err = control.Dial(o.server).Record(ctx, inv.operands[0], o.picks, f)
 		if err := errors.Join(err, f.Close()); err != nil {
 			return errors.Join(err, os.Remove(o.file))
 		}
@@ -56,12 +57,12 @@ var recordTool = tool{
 		if err != nil {
 			return err
 		}
-		return d.show(taken)
+		return inv.show(taken)
 	},
 }
 
-// recording is what a file has.
-type recording struct {
+// recorded summarizes a file.
+type recorded struct {
 	File    string `json:"file"`
 	Service string `json:"service"`
 	Policy  string `json:"policy"`
@@ -72,13 +73,13 @@ type recording struct {
 }
 
 // lookInto reads a recording from end to end.
-func lookInto(file string) (*recording, error) {
+func lookInto(file string) (*recorded, error) {
 	in, done, err := openRecording(file)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	var e record.Entry
+	var e recording.Entry
 	for err == nil {
 		err = in.Next(&e)
 	}
@@ -89,11 +90,11 @@ func lookInto(file string) (*recording, error) {
 	if err != nil {
 		return nil, fmt.Errorf("recording: %w", err)
 	}
-	return &recording{file, in.Header.Service, in.Header.Policy, in.Flows, len(in.Pools), in.Lost, info.Size()}, nil
+	return &recorded{file, in.Header.Service, in.Header.Policy, in.Flows, len(in.Pools), in.Lost, info.Size()}, nil
 }
 
-func (r *recording) Print(w io.Writer) error {
-	fmt.Fprintf(w, "%d flows of %s, placed by %s, in %d pools: %d bytes in %s\n", r.Flows, r.Service, r.Policy, r.Pools, r.Bytes, r.File)
+func (r *recorded) Print(w io.Writer) error {
+	fmt.Fprintf(w, "%d flows of %s, placed by %s, in %d pools: %d bytes in %s\n", r.Flows, plain.Name(r.Service), plain.Name(r.Policy), r.Pools, r.Bytes, plain.Name(r.File))
 	if r.Lost > 0 {
 		fmt.Fprintf(w, "%d entries were lost: more came than could be recorded\n", r.Lost)
 	}
@@ -101,12 +102,12 @@ func (r *recording) Print(w io.Writer) error {
 	return err
 }
 
-func openRecording(file string) (in *record.Reader, done func(), err error) {
+func openRecording(file string) (in *recording.Reader, done func(), err error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return nil, nil, fmt.Errorf("recording: %w", err)
 	}
-	if in, err = record.NewReader(bufio.NewReader(f)); err != nil {
+	if in, err = recording.NewReader(bufio.NewReader(f)); err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("%s: %w", file, err), f.Close())
 	}
 	return in, func() { f.Close() }, nil
@@ -116,17 +117,17 @@ var replayTool = tool{
 	name: "replay", takes: "FILE POLICY", operands: 2,
 	summary: "ask a policy about recorded flows: what would differ",
 	example: "  caplance policy replay web.rec mine.wasm\n  caplance policy replay -o json web.rec least-connections\n",
-	flags: func(d *desk) {
-		d.options = d.fs.String("config", "", "policy_config as `JSON`")
+	flags: func(inv *invocation) {
+		inv.options = inv.fs.String("config", "", "policy_config as `JSON`")
 	},
-	run: func(ctx context.Context, d *desk) error {
+	run: func(ctx context.Context, inv *invocation) error {
 		var opt replay.Options
-		if text := *d.options.(*string); text != "" {
+		if text := *inv.options.(*string); text != "" {
 			if opt.Config = []byte(text); !json.Valid(opt.Config) {
-				return d.usage(errors.New("-config is not JSON"))
+				return inv.usage(errors.New("-config is not JSON"))
 			}
 		}
-		in, done, err := openRecording(d.operands[0])
+		in, done, err := openRecording(inv.operands[0])
 		if err != nil {
 			return err
 		}
@@ -136,14 +137,14 @@ var replayTool = tool{
 			return err
 		}
 		defer rt.Close(ctx)
-		policy, err := load(ctx, rt, d.operands[1])
+		policy, err := load(ctx, rt, inv.operands[1])
 		if err != nil {
 			return err
 		}
 		result, err := replay.Run(ctx, policy, in, opt)
 		if err != nil {
-			return fmt.Errorf("policy %q: %w", d.operands[1], err)
+			return fmt.Errorf("policy %q: %w", inv.operands[1], err)
 		}
-		return d.show(result)
+		return inv.show(result)
 	},
 }

@@ -25,29 +25,29 @@ var simulateTool = tool{
 	example: "  caplance policy simulate -backends b1=3,b2,b3 -flows zipf:1M mine.wasm\n" +
 		"  caplance policy simulate -events 'kill b3@50%; add b11@70%; weight b1=3@80%' \\\n" +
 		"      -compare maglev,least-connections -html report.html mine.wasm\n",
-	flags: func(d *desk) {
+	flags: func(inv *invocation) {
 		o := &simulateOptions{}
-		d.options = o
-		d.fs.StringVar(&o.backends, "backends", "10", "a number, or `NAMES` with weights: b1=3,b2,b3")
-		d.fs.StringVar(&o.flows, "flows", "uniform:100k", "`LOAD`: uniform:N, or zipf:N[:EXPONENT] with few clients that open many of them")
-		d.fs.StringVar(&o.events, "events", "", "`CHANGES` of the pool: kill, drain, add or weight BACKEND[=WEIGHT]@PERCENT%, with semicolons")
-		d.fs.IntVar(&o.Workers, "workers", 1, "workers that share the flows, each with its own instance")
-		d.fs.Uint64Var(&o.Seed, "seed", 1, "what all that is random comes from")
-		d.fs.StringVar(&o.compare, "compare", "", "`POLICIES` to simulate, too, with commas")
-		d.fs.StringVar(&o.html, "html", "", "write a page with plots to `FILE`")
-		d.fs.StringVar(&o.config, "config", "", "policy_config as `JSON`, of POLICY alone")
+		inv.options = o
+		inv.fs.StringVar(&o.backends, "backends", "10", "a number, or `NAMES` with weights: b1=3,b2,b3")
+		inv.fs.StringVar(&o.flows, "flows", "uniform:100k", "`LOAD`: uniform:N, or zipf:N[:EXPONENT] with few clients that open many of them")
+		inv.fs.StringVar(&o.events, "events", "", "`CHANGES` of the pool: kill, drain, add or weight BACKEND[=WEIGHT]@PERCENT%, with semicolons")
+		inv.fs.IntVar(&o.Workers, "workers", 1, "workers that share the flows, each with its own instance")
+		inv.fs.Uint64Var(&o.Seed, "seed", 1, "what all that is random comes from")
+		inv.fs.StringVar(&o.compare, "compare", "", "`POLICIES` to simulate, too, with commas")
+		inv.fs.StringVar(&o.html, "html", "", "write a page with plots to `FILE`")
+		inv.fs.StringVar(&o.config, "config", "", "policy_config as `JSON`, of POLICY alone")
 	},
-	run: func(ctx context.Context, d *desk) error {
-		o := d.options.(*simulateOptions)
+	run: func(ctx context.Context, inv *invocation) error {
+		o := inv.options.(*simulateOptions)
 		if err := o.complete(); err != nil {
-			return d.usage(err)
+			return inv.usage(err)
 		}
 		rt, err := host.NewRuntime(ctx)
 		if err != nil {
 			return err
 		}
 		defer rt.Close(ctx)
-		report, err := o.simulate(ctx, d, rt)
+		report, err := o.simulate(ctx, inv, rt)
 		if err != nil {
 			return err
 		}
@@ -56,7 +56,7 @@ var simulateTool = tool{
 				return err
 			}
 		}
-		return d.show(report)
+		return inv.show(report)
 	},
 }
 
@@ -82,17 +82,17 @@ func (o *simulateOptions) complete() (err error) {
 }
 
 // simulate runs the policy and those it is compared with.
-func (o *simulateOptions) simulate(ctx context.Context, d *desk, rt *host.Runtime) (*simulate.Report, error) {
-	scene := []string{fmt.Sprintf("%d backends", len(o.Backends)), "flows " + o.flows}
+func (o *simulateOptions) simulate(ctx context.Context, inv *invocation, rt *host.Runtime) (*simulate.Report, error) {
+	setup := []string{fmt.Sprintf("%d backends", len(o.Backends)), "flows " + o.flows}
 	if o.events != "" {
-		scene = append(scene, "events "+o.events)
+		setup = append(setup, "events "+o.events)
 	}
-	report := &simulate.Report{Scene: strings.Join(append(scene, fmt.Sprintf("%d workers", o.Workers), fmt.Sprintf("seed %d", o.Seed)), ", ")}
-	specs := []string{d.operands[0]}
+	report := &simulate.Report{Setup: strings.Join(append(setup, fmt.Sprintf("%d workers", o.Workers), fmt.Sprintf("seed %d", o.Seed)), ", ")}
+	specs := []string{inv.operands[0]}
 	if o.compare != "" {
 		specs = append(specs, strings.Split(o.compare, ",")...)
 	}
-	bar := d.progress()
+	bar := inv.progress()
 	defer bar.clear()
 	for i, spec := range specs {
 		policy, err := load(ctx, rt, spec)

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/caplance/caplance/core/plain"
 )
 
 // progress is a bar on standard error, where that is a terminal: a log gets
@@ -18,12 +20,16 @@ type progress struct {
 	shown time.Time
 }
 
-// patience is how long a run may take before it has to say how far it is.
-const patience = 500 * time.Millisecond
+// quietFor is how long a run may take before it has to say how far it is.
+const quietFor = 500 * time.Millisecond
 
-func (d *desk) progress() *progress {
+func (inv *invocation) progress() *progress {
 	p := &progress{begun: time.Now()}
-	if f, is := d.stderr.(*os.File); is {
+	out := inv.stderr
+	if w, is := out.(plain.Writer); is {
+		out = w.W // the bar is drawn with control characters
+	}
+	if f, is := out.(*os.File); is {
 		if _, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS); err == nil {
 			p.w = f
 		}
@@ -34,7 +40,7 @@ func (d *desk) progress() *progress {
 // show draws the bar, ten times a second at most.
 func (p *progress) show(what string, done, total int) {
 	now := time.Now()
-	if p.w == nil || now.Sub(p.begun) < patience || now.Sub(p.shown) < 100*time.Millisecond || total == 0 {
+	if p.w == nil || now.Sub(p.begun) < quietFor || now.Sub(p.shown) < 100*time.Millisecond || total == 0 {
 		return
 	}
 	p.shown = now

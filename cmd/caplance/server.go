@@ -2,14 +2,19 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"time"
 
 	"github.com/caplance/caplance/core/agent"
+	"github.com/caplance/caplance/core/auth"
 	"github.com/caplance/caplance/core/config"
 	"github.com/caplance/caplance/core/daemon"
+	"github.com/caplance/caplance/core/enrol"
+	"github.com/caplance/caplance/core/privilege"
 )
 
 func server(ctx context.Context, e env) error {
@@ -19,27 +24,70 @@ func server(ctx context.Context, e env) error {
 	if err := flags(e, fs); err != nil {
 		return err
 	}
-	cfg, err := config.LoadServer(*file)
+	cfg, warnings, err := loadServer(*file)
+	if *test {
+		return testServer(ctx, e, *file, cfg, warnings, err)
+	}
 	if err != nil {
 		return err
 	}
-	if *test {
-		if err := daemon.Check(ctx, cfg); err != nil {
-			return err
-		}
-		fmt.Fprintf(e.stdout, "%s is valid: %d service(s)\n", *file, len(cfg.Services))
-		return nil
-	}
-	return withLog(ctx, e, cfg.Log, func(log *slog.Logger) (run, reload func(context.Context) error) {
-		srv := daemon.New(cfg, log)
+	return withLog(ctx, e, cfg.Log, func(log *slog.Logger, sink *config.LogSink) (run, reload func(context.Context) error) {
+		warn(log, warnings)
+		srv := daemon.New(func() (*config.Server, error) { return config.LoadServer(*file) }, cfg, log, sink)
+		srv.Compiler = []string{"/proc/self/exe", compilerCommand} // this very program, though another one may be in its place by now
+		srv.GiveUp = privilege.GiveUp
 		return srv.Run, func(ctx context.Context) error {
-			cfg, err := config.LoadServer(*file)
+			changes, err := srv.Reload(ctx, false)
 			if err != nil {
 				return err
 			}
-			return srv.Reload(ctx, cfg)
+			for _, c := range changes {
+				log.Info("configuration changed", "key", c.Key, "from", c.From, "to", c.To)
+			}
+			return nil
 		}
 	})
+}
+
+// loadServer reads a balancer's file and holds it against this machine.
+func loadServer(file string) (cfg *config.Server, warnings []error, err error) {
+	if cfg, err = config.LoadServer(file); err != nil {
+		return nil, nil, err
+	}
+	machine, err := config.ThisMachine()
+	if err != nil {
+		return nil, nil, err
+	}
+	warnings, err = cfg.CheckMachine(machine)
+	joined, err2 := enrol.Open(cfg.Registry.Enrolled)
+	if err = errors.Join(err, err2); err2 != nil {
+		return cfg, warnings, err
+	}
+	for _, d := range cfg.Doubts(len(joined.Agents()) > 0 || joined.Waiting(time.Now())) {
+		warnings = append(warnings, errors.New(d))
+	}
+	return cfg, warnings, err
+}
+
+func warn(log *slog.Logger, warnings []error) {
+	for _, w := range warnings {
+		log.Warn("configuration", "err", w)
+	}
+}
+
+// testServer carries out server -t after the load of the file.
+func testServer(ctx context.Context, e env, file string, cfg *config.Server, warnings []error, err error) error {
+	for _, w := range warnings {
+		fmt.Fprintf(e.stderr, "caplance server: warning: %v\n", w)
+	}
+	if err != nil {
+		return err
+	}
+	if err := daemon.Check(ctx, cfg); err != nil {
+		return err
+	}
+	fmt.Fprintf(e.stdout, "%s is valid: %d service(s)\n", file, len(cfg.Services))
+	return nil
 }
 
 func runAgent(ctx context.Context, e env) error {
@@ -54,23 +102,36 @@ func runAgent(ctx context.Context, e env) error {
 		return err
 	}
 	if *test {
+		for _, w := range auth.Expiring(cfg.Own, time.Now()) {
+			fmt.Fprintf(e.stderr, "caplance agent: warning: %s\n", w)
+		}
 		fmt.Fprintf(e.stdout, "%s is valid\n", *file)
 		return nil
 	}
-	return withLog(ctx, e, cfg.Log, func(log *slog.Logger) (run, reload func(context.Context) error) {
-		return agent.New(cfg, log).Run, func(context.Context) error { return nil }
+	return withLog(ctx, e, cfg.Log, func(log *slog.Logger, sink *config.LogSink) (run, reload func(context.Context) error) {
+		a := agent.New(cfg, log)
+		a.ControlLog(sink)
+		a.DropPrivileges(privilege.GiveUp)
+		return a.Run, func(context.Context) error {
+			cfg, err := agent.Load(*file)
+			if err != nil {
+				return err
+			}
+			return a.Reload(cfg)
+		}
 	})
 }
 
 // withLog runs a daemon with its log. SIGHUP reopens the log and has the
-// daemon reload what it can.
-func withLog(ctx context.Context, e env, cfg config.Log, daemon func(*slog.Logger) (run, reload func(context.Context) error)) error {
+// daemon reload its file.
+func withLog(ctx context.Context, e env, cfg config.Log,
+	daemon func(*slog.Logger, *config.LogSink) (run, reload func(context.Context) error)) error {
 	log, sink, err := cfg.Open()
 	if err != nil {
 		return err
 	}
 	defer sink.Close()
-	run, reload := daemon(log)
+	run, reload := daemon(log, sink)
 	hangups, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
@@ -84,7 +145,7 @@ func withLog(ctx context.Context, e env, cfg config.Log, daemon func(*slog.Logge
 					log.Error("log not reopened", "err", err)
 				}
 				if err := reload(hangups); err != nil {
-					log.Error("not all of the configuration was reloaded", "err", err)
+					log.Error("reload failed", "err", err)
 				} else {
 					log.Info("reloaded")
 				}
@@ -97,6 +158,9 @@ func withLog(ctx context.Context, e env, cfg config.Log, daemon func(*slog.Logge
 
 // version prints what the Go toolchain recorded about the build.
 func version(_ context.Context, e env) error {
+	if err := flags(e, flag.NewFlagSet("version", flag.ContinueOnError)); err != nil {
+		return err
+	}
 	v, revision := "unknown", ""
 	if info, ok := debug.ReadBuildInfo(); ok {
 		v = info.Main.Version

@@ -3,16 +3,21 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/signal"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
+
+	"github.com/caplance/caplance/core/plain"
 )
 
 func main() {
@@ -35,8 +40,18 @@ type options struct {
 	service, backend string
 	limit            int
 	top              bool
-	timeout          time.Duration
+	dryRun           bool
+	lasts            time.Duration // of an order; 0: for good
+	reason           string
+	name, address    string // of an agent that is to join, and of the balancer for it
+	allow, services  string
+	maxNames         int
+	ttl              time.Duration
+	timeout          time.Duration   // 0: the command's
+	set              map[string]bool // the flags that were given
 }
+
+const defaultTimeout = 10 * time.Second
 
 func (o *options) flags() *flag.FlagSet {
 	fs := flag.NewFlagSet("caplancectl", flag.ContinueOnError)
@@ -49,12 +64,23 @@ func (o *options) flags() *flag.FlagSet {
 	fs.StringVar(&o.backend, "backend", "", "")
 	fs.IntVar(&o.limit, "limit", 100, "")
 	fs.BoolVar(&o.top, "top", false, "")
-	fs.DurationVar(&o.timeout, "timeout", 10*time.Second, "")
+	fs.BoolVar(&o.dryRun, "n", false, "")
+	fs.DurationVar(&o.lasts, "for", 0, "")
+	fs.StringVar(&o.reason, "reason", "", "")
+	fs.StringVar(&o.name, "name", "", "")
+	fs.StringVar(&o.address, "address", "", "")
+	fs.StringVar(&o.allow, "allow", "", "")
+	fs.StringVar(&o.services, "services", "", "")
+	fs.IntVar(&o.maxNames, "max-names", 1, "")
+	fs.DurationVar(&o.ttl, "ttl", 10*time.Minute, "")
+	fs.DurationVar(&o.timeout, "timeout", 0, "")
 	return fs
 }
 
-// run executes the command line and returns the exit code.
+// run executes the command line and returns the exit code. What it prints has
+// no control characters, whoever thought of it.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	stdout, stderr = plain.Writer{W: stdout}, plain.Writer{W: stderr}
 	var o options
 	cmd, operands, err := parse(args, &o)
 	switch {
@@ -65,19 +91,24 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "caplancectl: %v\nTry caplancectl -h.\n", err)
 		return usage
 	}
-	ctx, cancel := context.WithTimeout(ctx, o.timeout)
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(o.timeout, cmd.timeout, defaultTimeout))
 	defer cancel()
-	if err := cmd.run(ctx, &o, operands, stdout); err != nil {
+	switch err := cmd.run(ctx, &o, operands, stdout); {
+	case err == nil:
+		return done
+	case errors.Is(err, errUnwell):
+		return failed
+	default:
 		fmt.Fprintf(stderr, "caplancectl %s: %v\n", cmd.name, err)
 		if errors.Is(err, errPolicyUsage) {
 			return usage
 		}
 		return failed
 	}
-	return done
 }
 
-// parse finds the command and its operands among the flags.
+// parse finds the command and its operands among the flags, and holds both to
+// what the command takes.
 func parse(args []string, o *options) (cmd command, operands []string, err error) {
 	fs := o.flags()
 	for rest := args; len(rest) > 0; {
@@ -97,16 +128,35 @@ func parse(args []string, o *options) (cmd command, operands []string, err error
 	if name == "help" {
 		return cmd, nil, flag.ErrHelp
 	}
-	i := slices.IndexFunc(commands, func(c command) bool { return c.name == name })
-	switch {
-	case i < 0:
+	cmd, ok := find(name)
+	if !ok {
 		return cmd, nil, fmt.Errorf("command %q is unknown", name)
-	case len(operands) > commands[i].operands:
-		return cmd, nil, fmt.Errorf("%s: %q is too much", name, operands[commands[i].operands])
-	case o.output != "table" && o.output != "json":
-		return cmd, nil, fmt.Errorf("-o %q is none of table, json", o.output)
-	case o.limit < 0:
-		return cmd, nil, fmt.Errorf("-limit %d is negative", o.limit)
 	}
-	return commands[i], operands, nil
+	o.set = map[string]bool{}
+	fs.Visit(func(f *flag.Flag) { o.set[f.Name] = true })
+	return cmd, operands, cmd.check(o, operands)
+}
+
+// check reports what the command does not take.
+func (c *command) check(o *options, operands []string) error {
+	for _, name := range slices.Sorted(maps.Keys(o.set)) {
+		if takes := append([]string{"o", "timeout"}, c.flags...); !slices.Contains(takes, name) {
+			return fmt.Errorf("%s: unexpected flag -%s (it takes -%s)", c.name, name, strings.Join(takes, ", -"))
+		}
+	}
+	switch {
+	case len(operands) > c.most:
+		return fmt.Errorf("%s: unexpected argument %q", c.name, operands[c.most])
+	case len(operands) < c.least:
+		return fmt.Errorf("%s: arguments are missing (it takes %s)", c.name, c.takes)
+	case o.output != "table" && o.output != "json":
+		return fmt.Errorf("-o %q must be table or json", o.output)
+	case o.limit < 0:
+		return fmt.Errorf("-limit %d is negative", o.limit)
+	case o.set["for"] && o.lasts < time.Second:
+		return fmt.Errorf("-for %s is less than a second", o.lasts)
+	case o.set["timeout"] && o.timeout <= 0:
+		return fmt.Errorf("-timeout %s is not positive", o.timeout)
+	}
+	return nil
 }

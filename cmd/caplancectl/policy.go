@@ -11,6 +11,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"github.com/caplance/caplance/core/api"
 	"github.com/caplance/caplance/core/control"
 )
 
@@ -66,7 +67,7 @@ func policy(ctx context.Context, o *options, operands []string, w io.Writer) err
 
 // printPolicies prints a line for each service, and below it what does not fit
 // into one.
-func printPolicies(w io.Writer, rows []control.PolicyRow) error {
+func printPolicies(w io.Writer, rows []api.PolicyRow) error {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	row(t, "SERVICE", "POLICY", "STATE", "BY POLICY", "TABLE", "FALLBACK", "REJECT", "FAILURES", "ROLLBACK TO")
 	for _, p := range rows {
@@ -90,7 +91,7 @@ func printPolicies(w io.Writer, rows []control.PolicyRow) error {
 	return nil
 }
 
-func policyDetails(w io.Writer, p control.PolicyRow) {
+func policyDetails(w io.Writer, p api.PolicyRow) {
 	if t := p.Table; t != nil {
 		fmt.Fprintf(w, "\n%s: table built in %s, %.2f%% of the slots moved without need\n", p.Service, seconds(t.Took), 100*t.Disruption)
 		if t.Error != "" {

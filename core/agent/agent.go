@@ -10,55 +10,96 @@ package agent
 
 import (
 	"context"
-	"errors"
-	"fmt"
+	"io"
 	"log/slog"
-	"net"
 	"net/netip"
+	"sync"
 	"sync/atomic"
+	"time"
 
-	"golang.org/x/sync/errgroup"
-
-	"github.com/caplance/caplance/core/control"
+	"github.com/caplance/caplance/core/auth"
+	"github.com/caplance/caplance/core/hostnet"
+	"github.com/caplance/caplance/core/netmon"
+	"github.com/caplance/caplance/core/privilege"
+	"github.com/caplance/caplance/core/probe"
+	"github.com/caplance/caplance/core/reconcile"
 )
 
 // Agent registers one backend with one balancer. Make one with New.
 type Agent struct {
-	cfg   Config
-	log   *slog.Logger
-	ready chan struct{}
-	state atomic.Uint32 // State
-	ops   chan order
+	cfg        atomic.Pointer[Config] // replaced by a reload, never changed
+	log        *slog.Logger
+	ready      chan struct{}
+	stopped    chan struct{}                 // closed when Run has returned
+	state      atomic.Uint32                 // State
+	ordered    atomic.Pointer[string]        // what the balancer's operator orders; nil: nothing was heard
+	proven     atomic.Pointer[auth.Identity] // by what the session is; nil: there is none, or it proves nothing
+	ops        chan command
+	reloads    chan reload
+	logs       LogSettings                        // nil: cannot change
+	drop       func(*slog.Logger, privilege.Plan) // nil: nothing is given up
+	guards     func() *guard                      // what the machine needs itself; tests have none
+	lock       func(stateDir string) (io.Closer, error)
+	verify     time.Duration // between two looks at the machine that nothing gave a reason for
+	guardEvery time.Duration // between two looks at what the machine needs itself
+	stirred    chan struct{} // holds one: a target fails, or works again
+	touched    chan struct{} // holds one: the loop changes the machine
+	judged     chan struct{} // holds one: the machine gets other VIPs of the same offer
+
+	reloading sync.Mutex  // held over Reload
+	released  atomic.Bool // the machine is left to a successor
 
 	// Of Run, constant while it lasts.
 	dataIP  netip.Addr
-	machine machine
+	network *netmon.Monitor
+	store   *store
+	loop    *reconcile.Loop[desired]
+	machine *machine
 	tunnel  *tunnel
-	kernel  receiver // nil: every packet comes up to the tunnel
-	checker *checker
+	prober  *probe.Runner
+	targets []probe.Target     // that it checks; belongs to the goroutine of reconnect
+	leave   context.CancelFunc // ends Run without a word to the balancer
+	stops   <-chan struct{}    // closed when the stop begins
 
-	// Of keep's goroutine.
-	wish State // Active, Paused or Draining: what the next session starts in
-	code int   // of the last check
-	held bool  // deregistered by the operator
+	// Of the goroutine of reconnect.
+	admin State // Active, Paused or Draining: what the next session starts in
+	code  int   // of the last check
+	held  bool  // deregistered by the operator
 }
 
 // New prepares an agent and touches nothing.
 func New(cfg Config, log *slog.Logger) *Agent {
-	a := &Agent{cfg: cfg, log: log, ready: make(chan struct{}), ops: make(chan order), wish: Active}
-	a.checker = &checker{target: cfg.Check, interval: cfg.CheckInterval, timeout: cfg.CheckTimeout, codes: make(chan int, 1)}
-	a.code = a.checker.first()
+	a := &Agent{
+		log: log, ready: make(chan struct{}), stopped: make(chan struct{}),
+		ops: make(chan command), reloads: make(chan reload), admin: Active, prober: probe.New(log),
+		lock: takeLock, verify: reconcile.DefaultVerify, guardEvery: defaultGuardEvery, stirred: make(chan struct{}, 1), touched: make(chan struct{}, 1), judged: make(chan struct{}, 1),
+	}
+	a.guards = a.newGuard
+	a.apply(&cfg)
 	a.state.Store(uint32(Registering))
 	return a
 }
 
-func (a *Agent) String() string { return "agent " + a.cfg.Name }
+// takeLock makes this agent the only one of its network namespace and of its
+// state directory.
+func takeLock(stateDir string) (io.Closer, error) { return hostnet.TakeLock(hostnet.Agent, stateDir) }
 
-// Ready is closed when the tunnel is open and the control socket answers; the
-// agent may not be registered yet.
+func (a *Agent) String() string { return "agent " + a.config().Name }
+
+// config returns the configuration that holds now.
+func (a *Agent) config() *Config { return a.cfg.Load() }
+
+// apply makes another configuration hold.
+func (a *Agent) apply(cfg *Config) {
+	a.cfg.Store(cfg)
+	a.prober.Set(cfg.Checks, a.targets)
+}
+
+// Ready returns a channel that is closed when the tunnel is open and the control
+// socket answers; the agent may not be registered yet.
 func (a *Agent) Ready() <-chan struct{} { return a.ready }
 
-// State is where the agent is with its balancer.
+// State returns where the agent is with its balancer.
 func (a *Agent) State() State { return State(a.state.Load()) }
 
 func (a *Agent) setState(s State) {
@@ -67,80 +108,18 @@ func (a *Agent) setState(s State) {
 	}
 }
 
-// Run registers and serves until ctx ends, then leaves as the configuration
-// says and undoes what it changed on the machine. An unreachable balancer is
-// no error: the agent tries again.
-func (a *Agent) Run(ctx context.Context) (err error) {
-	if a.dataIP, err = a.findDataIP(ctx); err != nil || ctx.Err() != nil {
-		return err
+// notify tells the service manager, whose absence is no reason to fail.
+func (a *Agent) notify(what func() error) {
+	if err := what(); err != nil {
+		a.log.Warn("service manager not notified", "err", err)
 	}
-	h, err := openHost(a.cfg.StateDir, a.log)
-	if err != nil {
-		return fmt.Errorf("agent: %w", err)
-	}
-	defer func() { err = errors.Join(err, h.Close()) }()
-	if err := a.openKernel(); err != nil {
-		return fmt.Errorf("agent: %w", err)
-	}
-	if a.kernel != nil {
-		defer func() { err = errors.Join(err, a.kernel.Close()) }()
-	}
-	return a.run(ctx, h)
 }
 
-// run is Run on any machine.
-func (a *Agent) run(ctx context.Context, m machine) (err error) {
-	a.machine = m
-	a.tunnel, err = openTunnel(ctx, netip.AddrPortFrom(a.dataIP, a.cfg.Port), m)
-	if err != nil {
-		return fmt.Errorf("agent: %w", err)
-	}
-	defer a.tunnel.Close()
-	// Flows go on while the agent drains, so the rest outlives ctx.
-	life, end := context.WithCancel(context.WithoutCancel(ctx))
-	defer end()
-	g, life := errgroup.WithContext(life)
-	ctl := control.NewAgentServer(a.cfg.Control, a.cfg.Name, a.steer)
-	g.Go(func() error { return a.tunnel.Run(life) })
-	g.Go(func() error { return a.checker.Run(life) })
-	g.Go(func() error { return ctl.Run(life) })
-	g.Go(func() error {
-		defer end()
-		select {
-		case <-ctl.Ready():
-			close(a.ready)
-			a.keep(ctx, life)
-		case <-life.Done():
-		}
-		return nil
-	})
-	if err := g.Wait(); err != nil {
-		return fmt.Errorf("agent: %w", err)
-	}
-	c := &a.tunnel.Counters
-	a.log.Info("agent stopped", "packets", c.Packets.Load(), "bytes", c.Bytes.Load(),
-		"stray", c.Stray.Load(), "not_vip", c.NotVIP.Load(), "garbage", c.Garbage.Load(), "failed", c.Failed.Load())
-	return nil
-}
-
-// findDataIP is the configured address or else the one from which the server
-// is reached, as soon as there is a route and a name for it.
-func (a *Agent) findDataIP(ctx context.Context) (netip.Addr, error) {
-	if a.cfg.DataIP.IsValid() {
-		return a.cfg.DataIP, nil
-	}
-	for retry := (backoff{}); ; {
-		conn, err := new(net.Dialer).DialContext(ctx, "udp", a.cfg.Server) // sends nothing
-		if err == nil {
-			defer conn.Close()
-			return conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap(), nil
-		}
-		if ctx.Err() != nil {
-			return netip.Addr{}, nil
-		}
-		a.log.Warn("no way to the balancer yet, trying again", "server", a.cfg.Server, "err", err)
-		if !retry.wait(ctx) {
-			return netip.Addr{}, nil
-		}
+func (a *Agent) isReady() bool {
+	select {
+	case <-a.ready:
+		return true
+	default:
+		return false
 	}
 }

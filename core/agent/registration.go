@@ -1,24 +1,15 @@
 package agent
 
 import (
-	"fmt"
+	"crypto/rand"
+	"encoding/hex"
 	"net/netip"
 	"slices"
-	"strconv"
-	"strings"
+	"time"
 
 	"github.com/caplance/caplance/core"
-	"github.com/caplance/caplance/core/forward"
-	"github.com/caplance/caplance/core/registry"
+	"github.com/caplance/caplance/core/protocol"
 )
-
-// minMTU is the least that IPv4 demands of every path (RFC 791 §3.2).
-const minMTU = 576
-
-// maxStrangers nonces from unknown addresses are answered in one session: the
-// balancer's datagrams may leave by another address than its TCP, but who else
-// sends some must not bring us to three INVALID in a row.
-const maxStrangers = 2
 
 // register sends REGISTER, which is answered by the sanity datagram. Packets of
 // flows from an earlier session are taken all along.
@@ -27,140 +18,132 @@ func (s *session) register() error {
 	case <-s.a.tunnel.nonces: // of an earlier session
 	default:
 	}
-	s.allow(true, s.a.tunnel.allow.Load().vips, nil)
-	wish := map[State]core.BackendState{Paused: core.Paused, Draining: core.Draining}[s.a.wish]
-	return s.comm.WriteLine(registry.Request{
-		Verb: registry.Register, Name: s.a.cfg.Name, Addr: s.a.dataIP,
-		Services: s.a.cfg.Services, Weight: s.a.cfg.Weight,
-		MaxFlows: s.a.cfg.MaxFlows, Priority: s.a.cfg.Priority, Zone: s.a.cfg.Zone, Label: s.a.cfg.Label,
-		Kernel: s.a.kernel != nil, Mode: s.a.cfg.Mode, Version: 2, State: wish,
-	}.String())
+	s.a.store.trust(s.peer, s.allow(s.a.tunnel.allow.Load().vips, nil))
+	req := s.choices(s.a.config())
+	req.Tag = newTag()
+	s.a.tunnel.tag.Store(&req.Tag)
+	req.State = map[State]core.BackendState{Paused: core.Paused, Draining: core.Draining}[s.a.admin]
+	return s.comm.WriteLine(req.String())
 }
 
-func (s *session) allow(anyNonce bool, vips, balancers []netip.Addr) {
+// choices returns a REGISTER with what a configuration says of the backend.
+func (s *session) choices(c *Config) protocol.Request {
+	return protocol.Request{
+		Verb: protocol.Register, Name: c.Name, Addr: s.a.dataIP, Version: 2, Offers: true,
+		Services: c.Services, Weight: c.Weight, MaxFlows: c.MaxFlows, Priority: c.Priority, Zone: c.Zone, Label: c.Label,
+		Kernel: s.a.machine.kernel, Mode: c.Mode, Tells: s.a.machine.witness != nil, Proofs: true, Checks: true,
+	}
+}
+
+// allow makes the tunnel take packets for these VIPs from these balancers, nil
+// for those that there are, and from the session's. It returns them all.
+func (s *session) allow(vips, balancers []netip.Addr) []netip.Addr {
 	if balancers == nil {
 		balancers = s.a.tunnel.allow.Load().balancers
 	}
 	if !slices.Contains(balancers, s.peer) {
 		balancers = append(slices.Clone(balancers), s.peer)
 	}
-	s.a.tunnel.allow.Store(&peers{balancers: balancers, vips: vips, anyNonce: anyNonce})
-	if s.a.kernel == nil {
-		return
+	s.a.tunnel.allow.Store(&peers{balancers: balancers, vips: vips})
+	if w := s.a.machine.witness; w != nil {
+		w.SetVIPs(vips)
 	}
-	if err := s.a.kernel.Accept(vips, balancers); err != nil {
-		s.a.log.Warn("packets come up to userspace", "err", err)
-	}
+	return balancers
 }
 
 // prove answers a sanity datagram, once: it may come several times.
-func (s *session) prove(d sanity) error {
-	if d.nonce == s.nonce || s.registered || !d.known && s.strangers >= maxStrangers {
+func (s *session) prove(nonce string) error {
+	if nonce == s.nonce || s.registered {
 		return nil
 	}
-	s.nonce = d.nonce
-	if !d.known {
-		s.strangers++
-	}
-	return s.send(registry.Request{Verb: registry.Sane, Nonce: d.nonce}, registry.Registered, func(r registry.Reply, err error) error {
-		if err != nil && !d.known && r.Verb == registry.Invalid {
-			s.a.log.Warn("sanity datagram was not the balancer's", "err", err)
-			return nil
-		}
-		return s.welcome(r, err)
-	})
+	s.nonce = nonce
+	return s.send(protocol.Request{Verb: protocol.Sane, Nonce: nonce}, protocol.Registered, s.welcome)
 }
 
-// welcome sets up what REGISTERED says, and then tells with the first HEALTH
-// that packets may come.
-func (s *session) welcome(reply registry.Reply, err error) error {
+// newTag returns a word that nobody guesses.
+func newTag() string {
+	var b [12]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+// welcome sets up what REGISTERED offers. The first HEALTH that packets may
+// come is sent when it is.
+func (s *session) welcome(reply protocol.Reply, err error) error {
 	if err != nil || s.stopping {
 		return err
 	}
-	vips, err := addrs(reply.Options["vips"])
-	if err != nil {
+	if err := s.accept(offer{}, reply); err != nil {
 		return err
 	}
-	balancers, err := addrs(reply.Options["balancers"])
-	if err != nil {
-		return err
-	}
-	if len(vips) == 0 {
-		vips = s.a.cfg.VIPs
-	}
-	if len(vips) == 0 {
-		s.a.log.Warn("balancer names no VIPs: none of its services is ours, or it is an old one and vips must be set")
-	}
-	mtu, err := s.mtu(reply.Options["mtu"], reply.Options["mode"] == core.ModeDirect.String())
-	if err != nil {
-		return err
-	}
-	if err := s.a.machine.Serve(vips, mtu); err != nil {
-		return err
-	}
-	s.allow(false, vips, balancers)
-	s.registered = true
-	s.a.log.Info("registered", "balancer", s.peer, "data_ip", s.a.dataIP, "vips", vips, "mtu", mtu)
-	s.become(s.a.wish)
+	s.registered, s.checks, s.updates = true, s.offer.checks, reply.Options["update"] == "yes"
+	s.a.log.Info("registered", "balancer", s.peer, "data_ip", s.a.dataIP, "vips", s.offer.vips, "balancers", s.offer.balancers)
+	s.tellConnections(s.server, reply.Options["connections"])
+	s.become(s.a.admin)
 	for _, v := range verbs { // the balancer may not know state=
-		if v.to != s.a.wish || v.to == Active {
+		if v.to != s.a.admin || v.to == Active {
 			continue
 		}
-		if err := s.send(registry.Request{Verb: v.ask, Name: s.a.cfg.Name}, v.answer, nil); err != nil {
+		if err := s.send(protocol.Request{Verb: v.ask, Name: s.a.config().Name}, v.answer, nil); err != nil {
 			return err
 		}
 	}
-	return s.heartbeat()
+	return nil
 }
 
-// mtu is the smaller one of what the balancer says and what our own route to
-// it allows, in bytes of a client's packet.
-func (s *session) mtu(said string, direct bool) (int, error) {
-	path, err := forward.PathTo(s.peer)
-	if direct {
-		path.MTU = path.LinkMTU
-	}
-	if said == "" {
-		return path.MTU, err
-	}
-	n, convErr := strconv.Atoi(said)
-	if convErr != nil || n < minMTU || n > 1<<16 {
-		return 0, fmt.Errorf("balancer %s: mtu %q is not between %d and %d", s.peer, said, minMTU, 1<<16)
-	}
-	if err == nil {
-		n = min(n, path.MTU)
-	}
-	return n, nil
-}
-
-func addrs(list string) (out []netip.Addr, err error) {
-	if list == "" {
-		return nil, nil
-	}
-	for word := range strings.SplitSeq(list, ",") {
-		a, err := netip.ParseAddr(word)
-		if err != nil {
-			return nil, fmt.Errorf("answer of the balancer: %w", err)
-		}
-		out = append(out, a.Unmap())
-	}
-	return out, nil
-}
-
-// heartbeat sends HEALTH once the backend is registered.
+// heartbeat sends HEALTH once the backend is registered, and how its services do
+// before.
 func (s *session) heartbeat() error {
 	if !s.registered {
 		return nil
 	}
-	req := registry.Request{Verb: registry.Health, Code: s.a.code, Load: load()}
-	return s.send(req, registry.HealthAck, func(r registry.Reply, err error) error {
-		if err != nil || r.Options["state"] != "drained" || s.a.State() != Draining {
+	if err := s.tellServices(); err != nil {
+		return err
+	}
+	req := protocol.Request{Verb: protocol.Health, Code: s.code(), Load: load(), Offer: s.ready, Echoes: s.echoes()}
+	return s.send(req, protocol.HealthAck, s.acknowledged)
+}
+
+// echoes returns the proofs of the data path that have come since the last HEALTH.
+func (s *session) echoes() (out []protocol.Echo) {
+	for len(out) < protocol.MaxEchoes {
+		select {
+		case p := <-s.a.tunnel.proofs:
+			if protocol.ValidName(p.nonce) { // else it is not the balancer's, and no word
+				out = append(out, protocol.Echo{Nonce: p.nonce, Held: min(time.Since(p.at), time.Minute)})
+			}
+		default:
+			return out
+		}
+	}
+	return out
+}
+
+// acknowledged takes what a HEALTHACK carries.
+func (s *session) acknowledged(r protocol.Reply, err error) error {
+	if err != nil {
+		return err
+	}
+	s.a.hear(r.Options["admin"])
+	if !s.stopping && s.offer.changes(r.Options) {
+		if err := s.change(r); err != nil {
 			return err
 		}
-		s.a.setState(Drained)
-		if s.stopping {
-			return s.goodbye()
+	}
+	if un := r.Options["state"] == core.Unreachable.String(); un != s.unreachable {
+		s.unreachable = un
+		if un {
+			s.a.log.Warn("balancer's packets do not arrive here: no new flows come (is UDP to the tunnel port let through?)", "balancer", s.peer, "port", s.a.config().Port)
+		} else {
+			s.a.log.Info("balancer's packets arrive again")
 		}
+	}
+	if r.Options["state"] != "drained" || s.a.State() != Draining {
 		return nil
-	})
+	}
+	s.a.setState(Drained)
+	if s.stopping {
+		return s.deregister()
+	}
+	return nil
 }

@@ -4,7 +4,7 @@ import (
 	"fmt"
 
 	"github.com/caplance/caplance/core/control"
-	"github.com/caplance/caplance/core/registry"
+	"github.com/caplance/caplance/core/protocol"
 )
 
 // State is where the agent is with its balancer:
@@ -29,23 +29,23 @@ var stateNames = [...]string{"Unregistered", "Registering", "Active", "Paused", 
 
 func (s State) String() string { return stateNames[s] }
 
-// registered says whether the balancer lists the backend.
+// registered reports whether the balancer lists the backend.
 func (s State) registered() bool { return s >= Active && s <= Drained }
 
 // verbs are the operations that the balancer is asked for: what is sent, what
 // is awaited, and where it leads.
 var verbs = map[control.Op]struct {
-	ask, answer registry.Verb
+	ask, answer protocol.Verb
 	to          State
 }{
-	control.Pause:      {registry.Pause, registry.Paused, Paused},
-	control.Resume:     {registry.Resume, registry.Resumed, Active},
-	control.Drain:      {registry.Drain, registry.Draining, Draining},
-	control.Deregister: {registry.Deregister, registry.Deregistered, Unregistered},
+	control.Pause:      {protocol.Pause, protocol.Paused, Paused},
+	control.Resume:     {protocol.Resume, protocol.Resumed, Active},
+	control.Drain:      {protocol.Drain, protocol.Draining, Draining},
+	control.Deregister: {protocol.Deregister, protocol.Deregistered, Unregistered},
 }
 
-// may says why op is not possible in state s, nil if it is.
-func may(op control.Op, s State) error {
+// allowed reports why op is not possible in state s, nil if it is.
+func allowed(op control.Op, s State) error {
 	switch {
 	case s.registered():
 		return nil

@@ -3,13 +3,13 @@ package agent
 import (
 	"fmt"
 	"net/netip"
-	"net/url"
 	"os"
 	"path/filepath"
 	"time"
 
+	"github.com/caplance/caplance/core/auth"
 	"github.com/caplance/caplance/core/config"
-	"github.com/caplance/caplance/core/registry"
+	"github.com/caplance/caplance/core/protocol"
 )
 
 // validator turns raw values into valid ones and collects what is wrong.
@@ -26,20 +26,20 @@ func (v *validator) failf(key, format string, args ...any) {
 func (v *validator) name(s string) string {
 	if s == "" {
 		host, err := os.Hostname()
-		if err != nil || !registry.ValidName(host) {
-			v.failf("name", "the host's name %q will not do: set one (1 to %d of A-Z a-z 0-9 . _ -)", host, registry.MaxName)
+		if err != nil || !protocol.ValidName(host) {
+			v.failf("name", "the host's name %q will not do: set one (1 to %d of A-Z a-z 0-9 . _ -)", host, protocol.MaxName)
 		}
 		return host
 	}
-	if !registry.ValidName(s) {
-		v.failf("name", "%q is not 1 to %d of A-Z a-z 0-9 . _ -", s, registry.MaxName)
+	if !protocol.ValidName(s) {
+		v.failf("name", "%q is not 1 to %d of A-Z a-z 0-9 . _ -", s, protocol.MaxName)
 	}
 	return s
 }
 
 func (v *validator) names(key string, list []string) []string {
 	for i, s := range list {
-		if !registry.ValidName(s) {
+		if !protocol.ValidName(s) {
 			v.failf(fmt.Sprintf("%s[%d]", key, i), "%q is not a service's name", s)
 		}
 	}
@@ -69,6 +69,18 @@ func (v *validator) addrs(key string, list []string) (out []netip.Addr) {
 	return out
 }
 
+func (v *validator) networks(key string, list []string) (out []netip.Prefix) {
+	for i, s := range list {
+		p, err := netip.ParsePrefix(s)
+		if err != nil || p != p.Masked() {
+			v.failf(fmt.Sprintf("%s[%d]", key, i), "%q is not a network (like \"192.0.2.0/24\")", s)
+			continue
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
 func (v *validator) between(key string, n, least, most int64) int64 {
 	if n < least || n > most {
 		v.failf(key, "%d is out of range (%d to %d)", n, least, most)
@@ -84,17 +96,57 @@ func (v *validator) duration(key, s string) time.Duration {
 	return d
 }
 
-func (v *validator) check(s string) *url.URL {
-	if s == "" {
-		return nil
+// file is a path, or "".
+func (v *validator) file(key, path string) string {
+	if path == "" {
+		return ""
 	}
-	u, err := url.Parse(s)
-	switch {
-	case err != nil, u.Scheme != "tcp" && u.Scheme != "http", u.Hostname() == "", u.Scheme == "tcp" && u.Port() == "":
-		v.failf("check", "%q is not a check (like \"tcp://127.0.0.1:80\" or \"http://127.0.0.1/health\")", s)
-		return nil
+	return v.path(key, path)
+}
+
+func (v *validator) patterns(key string, list []string) (out []auth.Pattern) {
+	for i, s := range list {
+		p, err := auth.ParsePattern(s)
+		if err != nil {
+			v.failf(fmt.Sprintf("%s[%d]", key, i), "%w", err)
+		}
+		out = append(out, p)
 	}
-	return u
+	return out
+}
+
+// certificate checks that all that belongs to a certificate is there, or nothing.
+func (v *validator) certificate(c *Config) {
+	f := c.Certificate
+	if f == (auth.Files{}) && len(c.BalancerNames) == 0 {
+		return
+	}
+	if c.Key != "" {
+		v.failf("key", "an agent has a key or a certificate, not both (take key and balancer_keys out, or ca_file, cert_file, key_file and balancer_names)")
+	}
+	for _, k := range []struct{ name, path, what string }{
+		{"ca_file", f.CA, "the authority that signs balancers' certificates"},
+		{"cert_file", f.Certificate, "this machine's certificate"},
+		{"key_file", f.Key, "its private key"},
+	} {
+		if k.path == "" {
+			v.failf(k.name, "it is not set, and a certificate takes ca_file, cert_file, key_file and balancer_names: %s", k.what)
+		}
+	}
+	if len(c.BalancerNames) == 0 {
+		v.failf("balancer_names", "it is not set: whoever has a certificate of the authority could pose as the balancer (the names in the balancer's certificate, like \"lb.example.org\" or \"spiffe://example.org/balancer\")")
+	}
+}
+
+func (v *validator) keys(list []string) (out []auth.PublicKey) {
+	for i, s := range list {
+		k, err := auth.ParsePublicKey(s)
+		if err != nil {
+			v.failf(fmt.Sprintf("balancer_keys[%d]", i), "%w", err)
+		}
+		out = append(out, k)
+	}
+	return out
 }
 
 func (v *validator) stop(s string) (drain bool) {
@@ -109,4 +161,14 @@ func (v *validator) path(key, s string) string {
 		v.failf(key, "%q is not an absolute path", s)
 	}
 	return s
+}
+
+// group checks that a group is there; "" is none.
+func (v *validator) group(key, name string) string {
+	if name != "" {
+		if _, err := config.Group(name); err != nil {
+			v.failf(key, "%w", err)
+		}
+	}
+	return name
 }

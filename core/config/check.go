@@ -13,7 +13,7 @@ import (
 
 var textUnmarshaler = reflect.TypeFor[encoding.TextUnmarshaler]()
 
-// check holds the tree of a file against the struct it is to be decoded into.
+// check compares the tree of a file with the struct it is to be decoded into.
 // The TOML library would do it too, but it ignores case, stops at the first
 // finding and knows the line only of the last table of an array.
 func (d *Document) check(tree map[string]any, into any) error {

@@ -1,11 +1,6 @@
 // Package config reads the TOML files of the server and the agent in two
 // stages: raw structs that mirror the file, then values that are valid. Every
 // finding names file, line and key.
-//
-//	raw := rawServer{Listen: ":1338"} // the defaults
-//	doc, err := config.Decode(path, data, &raw)
-//	…
-//	return doc.Errorf("service[0].vip", "%q is not an address", raw.Service[0].VIP)
 package config
 
 import (
@@ -46,6 +41,14 @@ type Document struct {
 	lines map[string]int
 }
 
+// Path returns the file, "" for a nil Document.
+func (d *Document) Path() string {
+	if d == nil {
+		return ""
+	}
+	return d.path
+}
+
 // Decode reads a TOML file's data into the struct that into points to. Keys
 // that the file leaves out keep the values they have there, which is how
 // defaults are given. It is strict: a key that the struct lacks or a value of
@@ -74,14 +77,17 @@ func (d *Document) syntax(err error) error {
 	return e
 }
 
-// Errorf is a finding about the value at key, written as in "listen" or
+// Errorf returns a finding about the value at key, written as in "listen" or
 // "service[0].vip", tables of an array counted from 0. A key that the file
 // leaves out is reported at the table it is missing from.
 func (d *Document) Errorf(key, format string, args ...any) error {
+	if d == nil { // of values that were not read from a file
+		d = &Document{path: "configuration"}
+	}
 	return &Error{File: d.path, Line: d.Line(key), Key: key, Err: fmt.Errorf(format, args...)}
 }
 
-// Line is where key stands, else where the innermost table around it starts,
+// Line returns where key stands, else where the innermost table around it starts,
 // else 0.
 func (d *Document) Line(key string) int {
 	for {

@@ -47,7 +47,7 @@ func qualify(name string, counts map[string]int) string {
 	return name
 }
 
-// dotted is the key before end without its blanks and quotes.
+// dotted returns the key before end without its blanks and quotes.
 func dotted(s, end string) string {
 	s, _, _ = strings.Cut(s, end)
 	return strings.Map(func(r rune) rune {
@@ -85,7 +85,7 @@ func statement(text string) (stmt, rest string) {
 	return text, ""
 }
 
-// quoted is the length of the string literal that s starts with.
+// quoted returns the length of the string literal that s starts with.
 func quoted(s string, quote byte) int {
 	end := string(quote)
 	if triple := strings.Repeat(end, 3); strings.HasPrefix(s, triple) {

@@ -1,70 +1,91 @@
 package config
 
 import (
-	"encoding/json"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
-	"regexp"
 	"time"
 
 	"github.com/caplance/caplance/core"
-	"github.com/caplance/caplance/core/flow"
+	"github.com/caplance/caplance/core/auth"
 )
 
-// Server is a balancer's valid configuration.
+// Server is a balancer's valid configuration. It is not changed once it is
+// read.
 type Server struct {
-	StateDir string
-	Log      Log
-	Registry Registry
-	Datapath Datapath
-	Policy   Policy
-	Control  string // path of the unix socket
-	Metrics  string // host:port for Prometheus, "" for none
-	Services []*core.Service
+	StateDir           string
+	Log                Log
+	Sandbox            Sandbox
+	Registry           Registry
+	Datapath           Datapath
+	Policy             Policy
+	Control            string          // path of the unix socket
+	ControlGroup       string          // may do all there, beside root; "" for nobody
+	ControlReadGroup   string          // may ask there
+	ControlClients     int             // connections there at once
+	Metrics            string          // host:port for Prometheus, "" for none
+	MetricsConnections int             // connections there at once
+	Services           []*core.Service // in the order of the file, their IDs zero
+	Known              []auth.Agent    // in the order of the file; the agents that may register with AuthKeys and AuthCA
+
+	doc *Document // where the keys stand; nil when it was not read from a file
 }
 
 // Registry says who may register and for how long a silence is forgiven.
 type Registry struct {
 	Listen        netip.AddrPort
 	Agents        []netip.Prefix // empty: the networks of the registry address
-	ReadTimeout   time.Duration
+	Allow         []netip.Prefix // with AuthNone: data IPs beside the address that an agent comes from
+	Lease         time.Duration  // the longest silence of an agent, as it is told
+	Grace         time.Duration  // how much longer it may be
+	PlainLease    time.Duration  // of agents that cannot be told
+	Rejoin        time.Duration  // how long flows stay at a backend whose session broke
 	WriteTimeout  time.Duration
 	SanityTimeout time.Duration
+	Limits        Limits
 	DrainTimeout  time.Duration
+	Auth          Auth
+	Key           string           // file, with AuthKeys
+	Certificate   auth.Files       // with AuthCA
+	Own           auth.Credentials // what is in these; nil with AuthNone
+	Enrolled      string           // file of the agents that joined
 }
+
+// Limits bound what others can have the registry do.
+type Limits struct {
+	Connections int // that have not registered
+	PerAddress  int // of these, from one address
+	Handshake   time.Duration
+	Backends    int
+	Lines       int // of a session, a second
+	Changes     int // of a session's backend, a second
+	Sanity      int // datagrams of all sessions, a second
+}
+
+// Auth says how agents prove who they are.
+type Auth string
+
+// The ways.
+const (
+	AuthKeys Auth = "keys" // by the keys that [[agent]] lists
+	AuthCA   Auth = "ca"   // by certificates of an authority, whose names [[agent]] lists
+	AuthNone Auth = "none" // they do not: whoever is in a network of [registry] agents may register
+)
 
 // Datapath sizes the packet path.
 type Datapath struct {
-	Rung        Rung
+	Type        core.DatapathType
 	Links       []string // where clients come in; empty: every link with an address
 	Queues      int      // 0: one per CPU
 	FirstQueue  uint16
 	QueueLength uint32 // packets
 	TunnelPort  uint16
 	Flows       int // of all workers together
-	Timeouts    flow.Timeouts
-}
-
-// Rung is how far down packets are forwarded.
-type Rung string
-
-// The rungs.
-const (
-	Auto      Rung = "auto"      // tc where this kernel has it, else userspace
-	XDP       Rung = "xdp"       // BPF in the links' drivers, and tc for what that leaves; an error where it is not to be had
-	TC        Rung = "tc"        // BPF at the links' ingress; an error where it is not to be had
-	Userspace Rung = "userspace" // every packet by NFQUEUE
-)
-
-// ParseRung reads a rung's name.
-func ParseRung(s string) (Rung, error) {
-	switch r := Rung(s); r {
-	case Auto, XDP, TC, Userspace:
-		return r, nil
-	}
-	return "", fmt.Errorf("%q is not a rung (auto, xdp, tc, userspace)", s)
+	MaxBackends int // memberships: backends times the services that they are in
+	HostAccess  core.HostAccess
+	Timeouts    core.Timeouts
 }
 
 // Policy is what a policy may use up; the [policy] table as it stands.
@@ -78,71 +99,98 @@ type Policy struct {
 	StartFuel      int64 `toml:"start_fuel"`
 }
 
-// rawServer mirrors the file.
-type rawServer struct {
-	StateDir string       `toml:"state_dir"`
-	Log      Log          `toml:"log"`
-	Registry rawRegistry  `toml:"registry"`
-	Datapath rawDatapath  `toml:"datapath"`
-	Policy   Policy       `toml:"policy"`
-	Control  string       `toml:"control"`
-	Metrics  string       `toml:"metrics"`
-	Service  []rawService `toml:"service"`
-}
-
-type rawRegistry struct {
-	Listen        string   `toml:"listen"`
-	Agents        []string `toml:"agents"`
-	ReadTimeout   string   `toml:"read_timeout"`
-	WriteTimeout  string   `toml:"write_timeout"`
-	SanityTimeout string   `toml:"sanity_timeout"`
-	DrainTimeout  string   `toml:"drain_timeout"`
-}
-
-type rawDatapath struct {
-	Rung        string      `toml:"rung"`
-	Links       []string    `toml:"links"`
-	Queues      int         `toml:"queues"`
-	FirstQueue  int         `toml:"first_queue"`
-	QueueLength int         `toml:"queue_length"`
-	TunnelPort  int         `toml:"tunnel_port"`
-	Flows       int         `toml:"flows"`
-	Timeouts    rawTimeouts `toml:"timeouts"`
-}
-
-type rawTimeouts struct {
-	TCP    string `toml:"tcp"`
-	TCPSyn string `toml:"tcp_syn"`
-	TCPFin string `toml:"tcp_fin"`
-	UDP    string `toml:"udp"`
-}
-
-func defaultServer() rawServer {
-	return rawServer{
-		StateDir: "/run/caplance",
-		Log:      DefaultLog(),
-		Registry: rawRegistry{
-			Listen: "0.0.0.0:1338", ReadTimeout: "30s", WriteTimeout: "10s", SanityTimeout: "5s", DrainTimeout: "60s",
-		},
-		Datapath: rawDatapath{
-			Rung: "auto", FirstQueue: 1337, QueueLength: 8192, TunnelPort: 1337, Flows: 1 << 20,
-			Timeouts: rawTimeouts{TCP: "15m", TCPSyn: "60s", TCPFin: "60s", UDP: "2m"},
-		},
-		Policy: Policy{
-			MaxModuleBytes: 16 << 20, MaxMemoryPages: 256, MaxDepth: 1024, LogBytes: 4096,
-			PickFuel: 600_000, CallFuel: 300_000_000, StartFuel: 300_000_000,
-		},
-		Control: "/var/run/caplance-server.sock",
+// Settings returns what the configuration says of the datapath as a whole,
+// with a number of queues that is known by now: [datapath] queues, or the
+// number of CPUs where that is 0.
+func (s *Server) Settings(queues int) *core.Settings {
+	d := s.Datapath
+	return &core.Settings{
+		Type: d.Type, Queues: queues, FirstQueue: d.FirstQueue, QueueLength: d.QueueLength, TunnelPort: d.TunnelPort,
+		Flows: d.Flows, MaxBackends: d.MaxBackends, Timeouts: d.Timeouts, HashSeed: uint32(defaultSeed("[datapath]")), HostAccess: d.HostAccess,
 	}
 }
 
-// LoadServer reads and validates a balancer's file. It touches nothing else.
+// File returns the file that it was read from.
+func (s *Server) File() string { return s.doc.Path() }
+
+// Doubts returns what the configuration allows and better did not; waited says that
+// agents have joined, or may, which it does not list.
+func (s *Server) Doubts(waited bool) (out []string) {
+	if s.Registry.Auth == AuthNone {
+		out = append(out, `registry.auth is "none": whoever is in the networks of registry.agents can register as any backend and take its traffic (set "keys")`)
+	}
+	if s.Registry.Auth == AuthKeys && len(s.Known) == 0 && !waited {
+		out = append(out, "no [[agent]] is listed and none has joined: nobody can register (caplancectl token create lets one join)")
+	}
+	if s.Registry.Auth == AuthCA && len(s.Known) == 0 {
+		out = append(out, "no [[agent]] is listed: nobody can register, whatever certificate it has (name and san)")
+	}
+	return append(out, s.Expiring()...)
+}
+
+// Expiring returns which certificates have ended, or will soon.
+func (s *Server) Expiring() []string { return auth.Expiring(s.Registry.Own, time.Now()) }
+
+// Replaces returns why s should not take another's place: nobody would take its new
+// certificates.
+func (s *Server) Replaces(was *Server) error {
+	if err := auth.Replaces(was.Registry.Own, s.Registry.Own, time.Now()); err != nil {
+		return s.doc.Errorf("registry.cert_file", "%w", err)
+	}
+	return nil
+}
+
+// LongestTimeout returns how long a TCP flow of any service may be silent.
+func (s *Server) LongestTimeout() time.Duration {
+	longest := s.Datapath.Timeouts.TCP
+	for _, svc := range s.Services {
+		longest = max(longest, svc.Timeouts.TCP)
+	}
+	return longest
+}
+
+// LoadServer reads and validates a balancer's file, and reads its key or certificate. It
+// touches nothing else.
 func LoadServer(path string) (*Server, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
-	return ParseServer(path, data)
+	cfg, err := ParseServer(path, data)
+	if err != nil {
+		return nil, err
+	}
+	if err := cfg.loadCredentials(); err != nil {
+		return nil, err
+	}
+	return cfg, nil
+}
+
+// loadCredentials reads what the balancer proves itself by: nothing that an agent has.
+func (s *Server) loadCredentials() error {
+	r := &s.Registry
+	switch r.Auth {
+	case AuthKeys:
+		pair, err := auth.LoadKeyPair(r.Key)
+		if err != nil {
+			return s.doc.Errorf("registry.key", "%w", err)
+		}
+		if a := auth.FindKey(s.Known, pair.Public()); a != nil {
+			return s.doc.Errorf("registry.key", "it is agent %q's, too: each machine has its own (caplance keygen)", a.Name)
+		}
+		r.Own = pair
+	case AuthCA:
+		cert, err := auth.LoadCertificate(r.Certificate, x509.ExtKeyUsageServerAuth)
+		var file *auth.FileError
+		if errors.As(err, &file) {
+			return s.doc.Errorf("registry."+file.Key, "%w", file.Err)
+		}
+		if a, err := auth.Find(s.Known, cert.Identity()); err == nil {
+			return s.doc.Errorf("registry.cert_file", "certificate %s is agent %q's, too: each machine has its own", cert.Identity(), a.Name)
+		}
+		r.Own = cert
+	}
+	return nil
 }
 
 // ParseServer validates the content of a balancer's file; path is for
@@ -155,132 +203,26 @@ func ParseServer(path string, data []byte) (*Server, error) {
 	}
 	v := &validator{doc: doc}
 	cfg := &Server{
-		StateDir: v.path("state_dir", raw.StateDir),
-		Log:      raw.Log,
-		Control:  v.path("control", raw.Control),
-		Metrics:  v.metrics("metrics", raw.Metrics),
-		Registry: v.registry(raw.Registry),
-		Datapath: v.datapath(raw.Datapath),
-		Policy:   v.policy(raw.Policy),
-		Services: v.services(raw.Service),
+		StateDir:     v.path("state_dir", raw.StateDir),
+		Log:          raw.Log,
+		Sandbox:      raw.Sandbox,
+		Control:      v.path("control", raw.Control),
+		ControlGroup: v.group("control_group", raw.Group), ControlReadGroup: v.group("control_read_group", raw.Read),
+		ControlClients:     v.integer("control_clients", raw.Clients, 1, MaxClients),
+		Metrics:            v.metrics("metrics", raw.Metrics),
+		MetricsConnections: v.integer("metrics_connections", raw.MetricsConnections, 1, MaxClients),
+		Registry:           v.registry(raw.Registry),
+		Datapath:           v.datapath(raw.Datapath),
+		Policy:             v.policy(raw.Policy),
+		Services:           v.services(raw.Service),
+		Known:              v.agents(raw.Agent, raw.Service, Auth(raw.Registry.Auth)),
+		doc:                doc,
 	}
 	v.fail(raw.Log.Check(doc, "log"))
+	v.fail(raw.Sandbox.Check(doc, "sandbox"))
+	v.conflicts(cfg)
 	if len(v.errs) > 0 {
 		return nil, errors.Join(v.errs...)
 	}
 	return cfg, nil
-}
-
-// validator turns raw values into typed ones and collects the findings.
-type validator struct {
-	doc  *Document
-	errs []error
-}
-
-func (v *validator) fail(err error) {
-	if err != nil {
-		v.errs = append(v.errs, err)
-	}
-}
-
-func (v *validator) failf(key, format string, args ...any) {
-	v.fail(v.doc.Errorf(key, format, args...))
-}
-
-func (v *validator) path(key, value string) string {
-	if len(value) == 0 || value[0] != '/' {
-		v.failf(key, "%q is not an absolute path", value)
-	}
-	return value
-}
-
-func (v *validator) metrics(key, value string) string {
-	if value != "" {
-		if a, err := netip.ParseAddrPort(value); err != nil || a.Port() == 0 {
-			v.failf(key, "%q is not ADDRESS:PORT (like \"127.0.0.1:9338\")", value)
-		}
-	}
-	return value
-}
-
-func (v *validator) rung(key, value string) Rung {
-	r, err := ParseRung(value)
-	if err != nil {
-		v.failf(key, "%w", err)
-	}
-	return r
-}
-
-func (v *validator) integer(key string, value, least, most int) int {
-	if value < least || value > most {
-		v.failf(key, "%d is out of range (%d to %d)", value, least, most)
-	}
-	return value
-}
-
-func (v *validator) duration(key, value string, least, most time.Duration) time.Duration {
-	d, err := v.doc.Duration(key, value, least, most)
-	v.fail(err)
-	return d
-}
-
-func (v *validator) registry(raw rawRegistry) Registry {
-	listen, err := netip.ParseAddrPort(raw.Listen)
-	if err != nil || listen.Port() == 0 {
-		v.failf("registry.listen", "%q is not ADDRESS:PORT with a port from 1 to 65535 (like \"10.0.0.1:1338\" or \"[::]:1338\")", raw.Listen)
-	}
-	r := Registry{
-		Listen:        listen,
-		ReadTimeout:   v.duration("registry.read_timeout", raw.ReadTimeout, 100*time.Millisecond, time.Hour),
-		WriteTimeout:  v.duration("registry.write_timeout", raw.WriteTimeout, 100*time.Millisecond, time.Hour),
-		SanityTimeout: v.duration("registry.sanity_timeout", raw.SanityTimeout, 100*time.Millisecond, time.Minute),
-		DrainTimeout:  v.duration("registry.drain_timeout", raw.DrainTimeout, 0, 24*time.Hour),
-	}
-	for i, s := range raw.Agents {
-		p, err := netip.ParsePrefix(s)
-		if err != nil {
-			v.failf(fmt.Sprintf("registry.agents[%d]", i), "%q is not a network (like \"10.0.0.0/24\" or \"2001:db8::/64\")", s)
-		}
-		r.Agents = append(r.Agents, p.Masked())
-	}
-	return r
-}
-
-func (v *validator) datapath(raw rawDatapath) Datapath {
-	const most = 1000 * time.Hour
-	return Datapath{
-		Rung: v.rung("datapath.rung", raw.Rung), Links: raw.Links,
-		Queues:      v.integer("datapath.queues", raw.Queues, 0, 256),
-		FirstQueue:  uint16(v.integer("datapath.first_queue", raw.FirstQueue, 0, 65535-256)),
-		QueueLength: uint32(v.integer("datapath.queue_length", raw.QueueLength, 64, 1<<20)),
-		TunnelPort:  uint16(v.integer("datapath.tunnel_port", raw.TunnelPort, 1, 65535)),
-		Flows:       v.integer("datapath.flows", raw.Flows, 1024, 1<<28),
-		Timeouts: flow.Timeouts{
-			TCP:    v.duration("datapath.timeouts.tcp", raw.Timeouts.TCP, time.Second, most),
-			TCPSyn: v.duration("datapath.timeouts.tcp_syn", raw.Timeouts.TCPSyn, time.Second, most),
-			TCPFin: v.duration("datapath.timeouts.tcp_fin", raw.Timeouts.TCPFin, time.Second, most),
-			UDP:    v.duration("datapath.timeouts.udp", raw.Timeouts.UDP, time.Second, most),
-		},
-	}
-}
-
-func (v *validator) policy(p Policy) Policy {
-	v.integer("policy.max_module_bytes", p.MaxModuleBytes, 8, 1<<30)
-	v.integer("policy.max_memory_pages", p.MaxMemoryPages, 1, 1<<16)
-	v.integer("policy.max_depth", p.MaxDepth, 1, 1<<16)
-	v.integer("policy.log_bytes", p.LogBytes, 0, 1<<30)
-	v.integer("policy.pick_fuel", int(p.PickFuel), 1, 1<<40)
-	v.integer("policy.call_fuel", int(p.CallFuel), 1, 1<<40)
-	v.integer("policy.start_fuel", int(p.StartFuel), 1, 1<<40)
-	return p
-}
-
-var serviceName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
-
-// policyJSON is a service's policy_config as its policy gets it.
-func policyJSON(table map[string]any) ([]byte, error) {
-	if len(table) == 0 {
-		return nil, nil
-	}
-	return json.Marshal(table)
 }

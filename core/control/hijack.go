@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"time"
 )
 
 // hijacked closes the connections that net/rpc took from the HTTP server,
@@ -74,6 +75,15 @@ func (w *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 type trackedConn struct {
 	net.Conn
 	h *hijacked
+}
+
+// Read implements net.Conn: a client that asks nothing for too long is hung up on.
+// An answer under way is still sent.
+func (c *trackedConn) Read(b []byte) (int, error) {
+	if err := c.SetReadDeadline(time.Now().Add(idleTimeout)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Read(b)
 }
 
 func (c *trackedConn) Close() error {

@@ -10,16 +10,20 @@ import (
 )
 
 // Recorder writes what a service's policy is asked and answers to w, in the
-// format of plugins/workbench/record, until there are so many picks, 0 for no
+// format of plugins/recording, until there are so many picks, 0 for no
 // end, or ctx ends. An error before the first byte refuses.
 type Recorder interface {
 	Record(ctx context.Context, service string, picks int, w io.Writer) error
 }
 
+// recordPath is where recordings are had. One tells of every flow while it lasts,
+// and costs the workers something: it is no mere question.
+const recordPath = "/v1/policies/record"
+
 // OfferRecordings adds recordings to what the socket offers. Call it before
 // Run.
 func (s *Server) OfferRecordings(rec Recorder) {
-	s.mux.HandleFunc("GET /v1/policies/record", func(w http.ResponseWriter, r *http.Request) {
+	s.mux.HandleFunc("GET "+recordPath, func(w http.ResponseWriter, r *http.Request) {
 		q := r.URL.Query()
 		picks, err := strconv.Atoi(q.Get("picks"))
 		if err != nil || picks < 0 {

@@ -13,13 +13,17 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
+	"github.com/caplance/caplance/core/api"
 	"github.com/caplance/caplance/core/config"
 	"github.com/caplance/caplance/core/control"
+	"github.com/caplance/caplance/core/nettest"
+	"github.com/caplance/caplance/core/nettest/slow"
 	"github.com/caplance/caplance/core/packet"
+	"github.com/caplance/caplance/core/reload"
 	"github.com/caplance/caplance/core/ruleset"
-	"github.com/caplance/caplance/e2e/require"
 	"github.com/caplance/caplance/plugins/host"
-	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -33,21 +37,18 @@ type oldAgent struct {
 	buf  [2048]byte
 }
 
-// registerOld registers a backend whose data IP is a loopback address.
-func registerOld(t *testing.T, registry netip.AddrPort, name string, data netip.Addr) *oldAgent {
+// registerOld registers a backend there.
+func registerOld(t *testing.T, there *nettest.Peer, registry netip.AddrPort, name string, data netip.Addr) *oldAgent {
 	t.Helper()
-	udp, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(data, 1337)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	var udp *net.UDPConn
+	there.Do(func() (err error) {
+		udp, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(data, 1337)))
+		return err
+	})
 	t.Cleanup(func() { udp.Close() })
-	tcp, err := net.Dial("tcp", registry.String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { tcp.Close() })
+	tcp := there.Dial("tcp", registry.String())
 	a := &oldAgent{t: t, tcp: tcp, read: bufio.NewReader(tcp), udp: udp}
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(slow.Time(20 * time.Second))
 	udp.SetReadDeadline(deadline)
 	tcp.SetDeadline(deadline)
 	fmt.Fprintf(tcp, "REGISTER %s %s\n", name, data)
@@ -72,7 +73,7 @@ func (a *oldAgent) ask(line string) string {
 	return strings.TrimSpace(answer)
 }
 
-// datagram is the next one that came to the data IP.
+// datagram returns the next one that came to the data IP.
 func (a *oldAgent) datagram() []byte {
 	a.t.Helper()
 	n, err := a.udp.Read(a.buf[:])
@@ -86,8 +87,12 @@ const testConfig = `
 state_dir = %q
 control = %q
 [registry]
-listen = "127.0.0.1:1338"
+listen = "10.0.0.1:1338"
+auth = "none"
+agents = ["10.0.0.0/24", "fd00::/64"]
+allow = ["10.0.0.0/24"]
 [datapath]
+type = "userspace"
 queues = 2
 [[service]]
 name = "dns"
@@ -103,9 +108,9 @@ ports = [53]
 policy = "hash"
 `
 
-// The whole balancer in one namespace: clients, VIPs and backends on lo.
+// The whole balancer in a namespace, with clients and backends in another.
 func TestServer(t *testing.T) {
-	if !require.OwnNetNS(t) {
+	if !nettest.OwnNetNS(t) {
 		return
 	}
 	dir := t.TempDir()
@@ -114,22 +119,26 @@ func TestServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	there := nettest.NewPeer(t, []string{"10.0.0.1/24", "fd00::1/64"}, []string{"10.0.0.7/24", "10.0.0.11/24", "10.0.0.12/24", "fd00::7/64"})
+	there.Route("192.0.2.0/24", "10.0.0.1")
+	there.Route("2001:db8::/64", "fd00::1")
 	before := footprint(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	s := New(cfg, slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})))
+	load := func() (*config.Server, error) { return cfg, nil }
+	s := New(load, cfg, slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})), nil)
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
 	select {
 	case <-s.Ready():
 	case err := <-done:
 		t.Fatal(err)
-	case <-time.After(10 * time.Second):
+	case <-time.After(slow.Time(10 * time.Second)):
 		t.Fatal("not ready")
 	}
 	agents := []*oldAgent{
-		registerOld(t, cfg.Registry.Listen, "b1", netip.MustParseAddr("127.0.0.11")),
-		registerOld(t, cfg.Registry.Listen, "b2", netip.MustParseAddr("127.0.0.12")),
+		registerOld(t, there, cfg.Registry.Listen, "b1", netip.MustParseAddr("10.0.0.11")),
+		registerOld(t, there, cfg.Registry.Listen, "b2", netip.MustParseAddr("10.0.0.12")),
 	}
 	if got := agents[0].ask("HEALTH 200"); got != "HEALTHACK 200" {
 		t.Errorf("answered %q", got)
@@ -138,19 +147,15 @@ func TestServer(t *testing.T) {
 	for _, vip := range []string{"192.0.2.10", "[2001:db8::10]"} {
 		const flows = 60
 		for i := range flows {
-			conn, err := net.Dial("udp", vip+":53")
-			if err != nil {
-				t.Fatal(err)
-			}
-			for range 2 { // the second one proves that the flow sticks
+			conn := there.Dial("udp", vip+":53") // closed at the end: its port would be another flow's
+			for range 2 {                        // the second one proves that the flow sticks
 				fmt.Fprintf(conn, "%d", i)
 			}
-			defer conn.Close() // not earlier: its port would be another flow's
 		}
 		home := map[string]int{}
 		counts := make([]int, 2)
 		for b, a := range agents {
-			a.udp.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
+			a.udp.SetReadDeadline(time.Now().Add(slow.Time(500 * time.Millisecond)))
 			for {
 				n, err := a.udp.Read(a.buf[:])
 				if err != nil {
@@ -181,7 +186,7 @@ func TestServer(t *testing.T) {
 	if err != nil || len(rows) != 4 || rows[0].FlowsTotal+rows[1].FlowsTotal != 60 {
 		t.Errorf("backends %+v: %v", rows, err)
 	}
-	flows, err := c.Flows(ctx, control.FlowFilter{Service: "dns", Backend: "b1"})
+	flows, err := c.Flows(ctx, api.FlowFilter{Service: "dns", Backend: "b1"})
 	if err != nil || uint64(len(flows)) != rows[0].FlowsTotal {
 		t.Errorf("%d flows of b1, want %d: %v", len(flows), rows[0].FlowsTotal, err)
 	}
@@ -194,7 +199,7 @@ func TestServer(t *testing.T) {
 		t.Errorf("services %+v: %v", services, err)
 	}
 	// A second balancer is refused and harms nothing.
-	if err := New(cfg, slog.New(slog.DiscardHandler)).Run(ctx); err == nil || !strings.Contains(err.Error(), "another running instance") {
+	if err := New(load, cfg, slog.New(slog.DiscardHandler), nil).Run(ctx); err == nil || !strings.Contains(err.Error(), "another running instance") {
 		t.Errorf("second start: %v", err)
 	}
 	if got := agents[1].ask("DEREGISTER b2"); !strings.HasPrefix(got, "DEREGISTERED b2") {
@@ -206,7 +211,7 @@ func TestServer(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	if took := time.Since(start); took > 2*time.Second {
+	if took := time.Since(start); took > slow.Time(2*time.Second) {
 		t.Errorf("stopping took %s", took)
 	}
 	if after := footprint(t); after != before {
@@ -220,10 +225,11 @@ func TestServer(t *testing.T) {
 // footprint lists what a balancer changes on a machine.
 func footprint(t *testing.T) string {
 	t.Helper()
-	addrs, err := addresses()
+	m, err := config.ThisMachine()
 	if err != nil {
 		t.Fatal(err)
 	}
+	addrs := m.Addrs
 	tables, err := ruleset.Tables()
 	if err != nil {
 		t.Fatal(err)
@@ -254,7 +260,7 @@ func TestPolicyLimitDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := limits(cfg.Policy), host.DefaultLimits(); got != want {
+	if got, want := reload.Limits(cfg.Policy), host.DefaultLimits(); got != want {
 		t.Errorf("%+v, the host's are %+v", got, want)
 	}
 }

@@ -9,24 +9,31 @@ type Count int
 const (
 	Malformed     Count = iota // dropped: headers contradict each other
 	Foreign                    // accepted: not for a service after all
+	Unclaimed                  // dropped: for neither a service nor the machine
 	NoBackend                  // dropped: no backend is eligible
+	Denied                     // dropped: the service does not take the client
+	Limited                    // dropped: the source has begun too many flows
 	Rejected                   // dropped: the policy refused the flow
 	Held                       // dropped: the flow's backend has not come back yet
 	PausedDrop                 // dropped: the flow's backend is paused
 	MidFlow                    // TCP without an entry, sent by the lookup table
 	TooBig                     // answered with an ICMP error
+	TTLExpired                 // dropped: TTL or hop limit 1; answered with an ICMP error
 	ErrorsUnsent               // such errors that could not be sent
 	Fragmented                 // cut to the tunnel's MTU
 	ICMPErrors                 // delivered to the flow's backend
-	Handed                     // passed to another worker
-	HandedLost                 // dropped: the other worker had too much waiting
-	FragmentsLost              // dropped: too many fragments waited for their first
+	Steered                    // passed to another worker
+	SteeredLost                // dropped: the other worker had too much waiting
+	FragmentsLost              // dropped: fragments whose first came too late, or never
+	HeldDrop                   // dropped: SYNs whose flow's backend did not answer in time, or too many that waited
+	Refused                    // of NoBackend: answered with a reset or port unreachable
+	ExpiredReset               // idle flows whose clients were told that they are forgotten
 	numCounts
 )
 
 var countNames = [numCounts]string{
-	"malformed", "foreign", "no_backend", "rejected", "held", "paused", "mid_flow", "too_big",
-	"icmp_unsent", "fragmented", "icmp_errors", "handed", "handed_lost", "fragments_lost",
+	"malformed", "foreign", "vip_unclaimed", "no_backend", "denied", "limited", "rejected", "held", "paused", "mid_flow", "too_big", "ttl_expired",
+	"icmp_unsent", "fragmented", "icmp_errors", "steered", "steered_lost", "fragments_lost", "syn_unasked", "refused", "expired_reset",
 }
 
 func (c Count) String() string { return countNames[c] }

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/caplance/caplance/core"
-	"github.com/caplance/caplance/core/flow"
+	"github.com/caplance/caplance/core/counters"
 	"github.com/caplance/caplance/core/packet"
 	"github.com/caplance/caplance/core/packet/packettest"
 	"github.com/caplance/caplance/core/verdict"
@@ -33,7 +33,7 @@ type sent struct {
 
 type fakeTunnel struct{ out []sent }
 
-func (t *fakeTunnel) Tunnel(to netip.Addr, _ uint64, b []byte) {
+func (t *fakeTunnel) Tunnel(to netip.Addr, _ uint16, _ bool, b []byte) {
 	t.out = append(t.out, sent{to: to, packet: bytes.Clone(b)})
 }
 func (t *fakeTunnel) Direct(to netip.Addr, b []byte) {
@@ -80,38 +80,37 @@ func (s *nextInTurn) Refresh(active []uint32, _, _ []uint64) {
 type rig struct {
 	t        testing.TB
 	services []*core.Service
-	pools    *Pools
+	snap     *core.Snapshot
 	builders []*core.PoolBuilder
 	workers  []*Worker
 	scheds   [][]*nextInTurn
 	tunnels  []*fakeTunnel
-	ledger   *Ledger
+	counters *counters.Set
 	backends []core.Backend
 }
 
 func newRig(t testing.TB, workers int) *rig {
 	both := []uint8{core.ProtoTCP, core.ProtoUDP}
 	r := &rig{t: t, services: []*core.Service{
-		{Index: 0, Name: "v4", VIP: vip4.Addr(), Protos: both, Ports: []core.PortRange{{First: 80, Last: 80}}},
-		{Index: 1, Name: "v6", VIP: vip6.Addr(), Protos: both, Ports: []core.PortRange{{First: 80, Last: 80}}},
+		{ID: 0, Name: "v4", VIP: vip4.Addr(), Protos: both, Ports: []core.PortRange{{First: 80, Last: 80}}},
+		{ID: 1, Name: "v6", VIP: vip6.Addr(), Protos: both, Ports: []core.PortRange{{First: 80, Last: 80}}, Seed: 7},
 	}}
-	r.pools = NewPools(r.services)
-	r.ledger = NewLedger(workers, len(r.services))
+	r.counters = counters.New(workers)
 	for _, s := range r.services {
 		r.builders = append(r.builders, core.NewPoolBuilder(s))
 	}
+	r.snap = &core.Snapshot{
+		Settings: &core.Settings{Timeouts: core.Timeouts{TCP: time.Minute, TCPSyn: time.Minute, TCPFin: time.Minute, TCPHalfClosed: time.Minute, UDP: time.Minute}},
+		Services: core.NewServiceSet(r.services), Pools: core.NewPoolSet(), VIPs: &core.VIPSet{}, Links: &core.LinkSet{MTU: 1500},
+	}
+	r.publish(nil)
 	for i := range workers {
 		tun := &fakeTunnel{}
-		var scheds []Scheduler
-		var own []*nextInTurn
-		for range r.services {
-			n := &nextInTurn{}
-			own, scheds = append(own, n), append(scheds, n)
-		}
+		own := []*nextInTurn{{}, {}}
 		w := NewWorker(Config{
-			Index: i, Services: r.services, Pools: r.pools, Schedulers: scheds, Sender: tun, Errors: rawFunc(tun.Reply),
-			Flows: 1000, Timeouts: flow.Timeouts{TCP: time.Minute, TCPSyn: time.Minute, TCPFin: time.Minute, UDP: time.Minute},
-			FlowQueue: func(k *core.FlowKey) int { return int(k.SrcPort) % workers }, Ledger: r.ledger, LinkMTU: 1500,
+			Index: i, Snapshot: func() *core.Snapshot { return r.snap }, Scheduler: func(s *core.Service) Scheduler { return own[s.ID] },
+			Sender: tun, Errors: rawFunc(tun.Reply), Flows: 1000, Counters: r.counters,
+			FlowQueue: func(k *core.FlowKey) int { return int(k.SrcPort) % workers },
 		})
 		r.workers, r.tunnels, r.scheds = append(r.workers, w), append(r.tunnels, tun), append(r.scheds, own)
 	}
@@ -122,7 +121,7 @@ func newRig(t testing.TB, workers int) *rig {
 }
 
 // setBackends publishes pools of n active backends but those in state.
-func (r *rig) setBackends(n int, state map[int]core.BackendState, before []core.Candidate) {
+func (r *rig) setBackends(n int, state map[int]core.BackendState, midFlow *core.LateLookup) {
 	r.backends = nil
 	for i := range n {
 		b := core.Backend{Name: fmt.Sprintf("b%d", i), Addr: netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), Weight: 1, State: state[i], Since: time.Unix(1, 0), TunnelMTU: 1472, LinkMTU: 1500, OnLink: true}
@@ -130,31 +129,49 @@ func (r *rig) setBackends(n int, state map[int]core.BackendState, before []core.
 			r.backends = append(r.backends, b)
 		}
 	}
-	r.publish(before)
+	r.publish(midFlow)
 }
 
 const gone core.BackendState = 99
 
-func (r *rig) publish(before []core.Candidate) {
-	for _, b := range r.builders {
-		r.pools.Publish(b.Build(r.backends, before))
+func (r *rig) publish(midFlow *core.LateLookup) {
+	pools := map[core.ServiceID]*core.Pool{}
+	for i, b := range r.builders {
+		p := b.Build(r.backends)
+		p.MidFlow = midFlow
+		pools[core.ServiceID(i)] = p
 	}
+	r.change(func(s *core.Snapshot) { s.Pools = s.Pools.With(pools) })
+}
+
+// change publishes a snapshot that differs.
+func (r *rig) change(f func(*core.Snapshot)) {
+	next := *r.snap
+	f(&next)
+	r.snap = &next
 }
 
 // give shows a packet to a worker as a batch of its own and returns what left.
 func (r *rig) give(worker int, b []byte) []sent {
 	w, tun := r.workers[worker], r.tunnels[worker]
 	tun.out = nil
-	w.Packet(b, 0)
+	w.Packet(bytes.Clone(b), 0)
 	w.Flush()
 	return tun.out
+}
+
+// hopped returns a packet as it is sent on.
+func hopped(b []byte) []byte {
+	b = bytes.Clone(b)
+	packet.Hop(b)
+	return b
 }
 
 // backend gives a packet and returns the backend it went to.
 func (r *rig) backend(b []byte) netip.Addr {
 	r.t.Helper()
 	out := r.give(0, b)
-	if len(out) != 1 || !bytes.Equal(out[0].packet, b) {
+	if len(out) != 1 || !bytes.Equal(out[0].packet, hopped(b)) {
 		r.t.Fatalf("%d packets left, or changed ones", len(out))
 	}
 	return out[0].to
@@ -235,15 +252,14 @@ func TestPausedHoldsFlows(t *testing.T) {
 // After a restart, flows that the predecessor's lookup table placed find their
 // way back, and wait while their backend has not registered again.
 func TestRestart(t *testing.T) {
-	before := newRig(t, 1)
-	before.setBackends(4, nil, nil)
-	pool := before.pools.Of(0)
+	r := newRig(t, 1)
+	r.setBackends(4, nil, nil)
+	pool := r.snap.Pools.Of(0)
 	home := func(n int) netip.Addr {
 		k := core.FlowKey{Src: client(n).Addr().As16(), Dst: vip4.Addr().As16(), SrcPort: client(n).Port(), DstPort: 80, Proto: 6}
 		return pool.Members[pool.Lookup.At(k.Hash(0))].Addr
 	}
-	r := newRig(t, 1)
-	r.setBackends(4, map[int]core.BackendState{0: gone, 1: gone}, pool.Candidates())
+	r.setBackends(4, map[int]core.BackendState{0: gone, 1: gone}, core.NewLateLookup(pool.Candidates()))
 	held := 0
 	for n := range 200 {
 		out := r.give(0, ack(n))
@@ -259,11 +275,76 @@ func TestRestart(t *testing.T) {
 	if held == 0 || uint64(held) != r.count(Held) {
 		t.Errorf("%d flows held, %d counted", held, r.count(Held))
 	}
-	r.setBackends(4, nil, pool.Candidates())
-	for n := range 200 {
-		if to := r.backend(ack(n)); to != home(n) {
-			t.Fatalf("flow %d went to %v, was at %v", n, to, home(n))
+}
+
+// A service that the configuration dropped keeps its flows and gets no new
+// ones, also when another one has its port; one that is gone has none.
+func TestLeavingService(t *testing.T) {
+	r := newRig(t, 1)
+	r.setBackends(2, nil, nil)
+	to := r.backend(syn(1))
+	leaving := *r.services[0]
+	leaving.Leaving = true
+	successor := *r.services[0]
+	successor.ID, successor.Name, successor.Seed = 1, "renamed", 99
+	w := r.workers[0]
+	for _, services := range [][]*core.Service{{&leaving}, {&leaving, &successor}, {&successor, &leaving}} {
+		r.change(func(s *core.Snapshot) { s.Services = core.NewServiceSet(services) })
+		if got := r.backend(ack(1)); got != to {
+			t.Errorf("%d services: the flow went to %v", len(services), got)
 		}
+		if v := w.Packet(syn(2), 0); len(services) == 1 && v != verdict.Accept {
+			t.Errorf("a new flow of a leaving service: verdict %d", v)
+		}
+		w.Flush()
+	}
+	r.change(func(s *core.Snapshot) {
+		s.Services, s.Pools = core.NewServiceSet([]*core.Service{&successor}), s.Pools.With(map[core.ServiceID]*core.Pool{0: nil})
+	})
+	w.Tick(time.Now().Add(sweepTime))
+	if e := w.table.Find(keyOf(1), w.Hash(keyOf(1))); e != nil && e.Service == 0 {
+		t.Error("a flow outlived its service")
+	}
+}
+
+func keyOf(n int) *core.FlowKey {
+	return &core.FlowKey{Src: client(n).Addr().As16(), Dst: vip4.Addr().As16(), SrcPort: client(n).Port(), DstPort: 80, Proto: 6}
+}
+
+// A service's seed and the table's size change without a flow being lost.
+func TestLiveSettings(t *testing.T) {
+	r := newRig(t, 1)
+	r.setBackends(4, nil, nil)
+	was := map[int]netip.Addr{}
+	for n := range 200 {
+		was[n] = r.backend(syn(n))
+		r.backend(ack(n))
+	}
+	seeded := *r.services[0]
+	seeded.Seed = 4711
+	r.change(func(s *core.Snapshot) {
+		s.Services = core.NewServiceSet([]*core.Service{&seeded, r.services[1]})
+		settings := *s.Settings
+		settings.Timeouts.TCP = time.Hour
+		s.Settings = &settings
+	})
+	r.workers[0].Resize(5000)
+	for n := range 200 {
+		if got := r.backend(ack(n)); got != was[n] {
+			t.Fatalf("flow %d moved from %v to %v", n, was[n], got)
+		}
+	}
+	r.workers[0].Resize(100)
+	r.workers[0].settle()
+	if got := r.counters.Table(); got.Flows != 100 || got.Capacity != 100 {
+		t.Errorf("%+v after the table shrank", got)
+	}
+	total := int64(0)
+	for _, m := range r.snap.Pools.Of(0).Members {
+		total += r.counters.Total(m.Handle).Active
+	}
+	if total != 100 {
+		t.Errorf("%d flows are counted as open", total)
 	}
 }
 
@@ -304,7 +385,7 @@ func TestPortReuse(t *testing.T) {
 		t.Error("a repeated SYN moved the flow")
 	}
 	r.backend(packettest.TCP(client(1), vip4, packet.FIN|packet.ACK, nil))
-	if r.backend(ack(1)) != first {
+	if r.backend(packettest.TCP(client(1), vip4, packet.ACK, nil)) != first {
 		t.Error("the last ACK went elsewhere")
 	}
 	if r.backend(syn(1)) == first {
@@ -330,7 +411,7 @@ func TestICMPErrorsFindTheirFlow(t *testing.T) {
 			r.workers[1].Tick(time.Now())
 			got = r.tunnels[1].out
 		}
-		if len(got) != 1 || got[0].to != out[0].to || !bytes.Equal(got[0].packet, b) {
+		if len(got) != 1 || got[0].to != out[0].to || !bytes.Equal(got[0].packet, hopped(b)) {
 			t.Fatalf("flow %d at %v: error went to %v", n, out[0].to, got)
 		}
 	}
@@ -404,8 +485,11 @@ func TestLoneFragmentExpires(t *testing.T) {
 		t.Fatalf("%d parked", w.tracker.parked)
 	}
 	w.Tick(time.Now().Add(reassembly + time.Second))
-	if w.tracker.parked != 0 || len(w.tracker.waiting) != 0 {
+	if w.tracker.parked != 0 || w.tracker.waiting.len() != 0 || w.tracker.bytes != 0 {
 		t.Error("still waiting")
+	}
+	if n := r.count(FragmentsLost); n != 1 {
+		t.Errorf("%d fragments counted as lost", n)
 	}
 }
 
@@ -442,6 +526,94 @@ func TestTooLongForTheTunnel(t *testing.T) {
 	}
 }
 
+// Nobody is asked for packets smaller than every host must take: they are cut
+// where the way is narrower, DF or not.
+func TestTooLongForANarrowTunnel(t *testing.T) {
+	r := newRig(t, 1)
+	r.setBackends(1, nil, nil)
+	for i := range r.backends {
+		r.backends[i].TunnelMTU = 400
+	}
+	r.publish(nil)
+	c6 := netip.MustParseAddrPort("[2001:db8::7]:10001")
+	for name, tt := range map[string]struct {
+		in        []byte
+		told, cut int // the MTU in the error, or the fragments
+	}{
+		"IPv4 longer":      {packettest.TCP(client(1), vip4, packet.ACK, make([]byte, 600)), 576, 0},
+		"IPv4, 576 bytes":  {packettest.TCP(client(1), vip4, packet.ACK, make([]byte, 576-40)), 0, 2},
+		"IPv6 longer":      {packettest.TCP(c6, vip6, packet.ACK, make([]byte, 1300)), 1280, 0},
+		"IPv6, 1280 bytes": {packettest.TCP(c6, vip6, packet.ACK, make([]byte, 1280-60)), 0, 4},
+	} {
+		r.workers[0].Tick(time.Now())
+		r.give(0, packettest.TCP(client(1), vip4, packet.SYN, nil))
+		r.give(0, packettest.TCP(c6, vip6, packet.SYN, nil))
+		out := r.give(0, tt.in)
+		switch {
+		case tt.cut > 0:
+			if len(out) != tt.cut || !out[0].to.IsValid() || len(out[0].packet) > 400 {
+				t.Errorf("%s: left as %d packets, want %d", name, len(out), tt.cut)
+			}
+		case len(out) != 1 || out[0].to.IsValid():
+			t.Errorf("%s: no ICMP error", name)
+		default:
+			at := map[byte]int{4: 26, 6: 46}[tt.in[0]>>4]
+			if got := int(binary.BigEndian.Uint16(out[0].packet[at:])); got != tt.told {
+				t.Errorf("%s: told to keep to %d bytes, want %d", name, got, tt.told)
+			}
+		}
+	}
+}
+
+// A packet whose TTL ends here goes no further, and makes no flow; its sender is
+// told, unless it is an error itself.
+func TestTTL(t *testing.T) {
+	r := newRig(t, 1)
+	r.setBackends(1, nil, nil)
+	r.workers[0].Tick(time.Now())
+	c6 := netip.MustParseAddrPort("[2001:db8::7]:10001")
+	first, later := parts(t, 3, 3000)[0], parts(t, 3, 3000)[1]
+	quote := packettest.ICMPError(netip.MustParseAddr("203.0.113.1"), 3, 4, packettest.TCP(vip4, client(1), packet.ACK, nil))
+	dropped := uint64(0)
+	for _, tt := range []struct {
+		name string
+		in   []byte
+		at   int
+		told bool
+	}{
+		{"IPv4", syn(1), 8, true},
+		{"IPv6", packettest.TCP(c6, vip6, packet.SYN, nil), 7, true},
+		{"first fragment", first, 8, true},
+		{"later fragment", later, 8, false},
+		{"ICMP error", quote, 8, false},
+	} {
+		for ttl := range uint8(3) {
+			tt.in[tt.at] = ttl
+			out := r.give(0, tt.in)
+			if ttl > 1 {
+				if len(out) != 1 || !out[0].to.IsValid() || out[0].packet[tt.at] != ttl-1 {
+					t.Errorf("%s: TTL %d did not leave with one less", tt.name, ttl)
+				}
+				continue
+			}
+			dropped++
+			told := len(out) == 1 && !out[0].to.IsValid() && (out[0].packet[20] == 11 || out[0].packet[40] == 3)
+			if told != tt.told || len(out) > 1 || r.count(TTLExpired) != dropped {
+				t.Errorf("%s: TTL %d: told %v, %d packets left, %d counted, want %d", tt.name, ttl, told, len(out), r.count(TTLExpired), dropped)
+			}
+			if n := r.workers[0].table.Len(); tt.name == "IPv4" && n != 0 {
+				t.Error("it made a flow")
+			}
+		}
+	}
+	for range 1000 {
+		r.give(0, func() []byte { b := syn(1); b[8] = 1; return b }())
+	}
+	if n := r.workers[0].errQuota; n != 0 {
+		t.Error("ICMP errors are not bounded")
+	}
+}
+
 func TestAccounts(t *testing.T) {
 	r := newRig(t, 2)
 	r.setBackends(1, nil, nil)
@@ -449,12 +621,14 @@ func TestAccounts(t *testing.T) {
 		r.give(n%2, syn(n))
 		r.give(n%2, ack(n))
 	}
-	h := r.pools.Of(0).Members[0].Handle
-	want := Totals{Active: 10, Flows: 10, Packets: 20, Bytes: 10*40 + 10*44}
-	if got := r.ledger.Total(0, h); got != want {
+	h := r.snap.Pools.Of(0).Members[0].Handle
+	want := counters.Total{Active: 10, Flows: 10, Packets: 20, Bytes: 10*40 + 10*44}
+	if got := r.counters.Total(h); got != want {
 		t.Errorf("%+v, want %+v", got, want)
 	}
-	r.workers[0].Tick(time.Now())
+	r.workers[0].now += refreshAfter(r.snap.Pools.Of(0))
+	r.workers[0].views[0].refreshed = 0
+	r.workers[0].tickSchedulers()
 	if got := r.scheds[0][0].active; len(got) != 1 || got[0] != 10 {
 		t.Errorf("the policy was told of %v active flows", got)
 	}
@@ -466,7 +640,7 @@ func TestAccounts(t *testing.T) {
 	if e := r.scheds[0][0].ended; len(e) != 5 || e[0].Backend != h || e[0].Packets != 2 || e[0].Bytes != 84 {
 		t.Errorf("the policy was told of these ends: %+v", e)
 	}
-	if got := r.ledger.Total(0, h); got.Active != 5 { // the other worker has not looked yet
+	if got := r.counters.Total(h); got.Active != 5 { // the other worker has not looked yet
 		t.Errorf("%+v", got)
 	}
 }
@@ -474,9 +648,9 @@ func TestAccounts(t *testing.T) {
 // discard forwards nothing, so that the benchmarks price the worker alone.
 type discard struct{}
 
-func (discard) Tunnel(netip.Addr, uint64, []byte) {}
-func (discard) Direct(netip.Addr, []byte)         {}
-func (discard) Flush()                            {}
+func (discard) Tunnel(netip.Addr, uint16, bool, []byte) {}
+func (discard) Direct(netip.Addr, []byte)               {}
+func (discard) Flush()                                  {}
 
 func hotRig(t testing.TB) (*Worker, []byte) {
 	r := newRig(t, 1)
@@ -492,6 +666,7 @@ func TestPacketPathDoesNotAllocate(t *testing.T) {
 	if got := testing.AllocsPerRun(5000, func() {
 		n++
 		binary.BigEndian.PutUint16(b[20:], uint16(n)) // another flow
+		b[8] = 64
 		w.Packet(b, 0)
 		w.Packet(b, 0)
 		w.Flush()
@@ -506,6 +681,7 @@ func TestPacketPathDoesNotAllocate(t *testing.T) {
 func BenchmarkKnownFlow(b *testing.B) {
 	w, p := hotRig(b)
 	for b.Loop() {
+		p[8] = 64
 		w.Packet(p, 0)
 	}
 }
@@ -515,6 +691,7 @@ func BenchmarkNewFlow(b *testing.B) {
 	n := uint32(0)
 	for b.Loop() {
 		n++
+		p[8] = 64
 		binary.BigEndian.PutUint32(p[12:], n)
 		w.Packet(p, 0)
 	}

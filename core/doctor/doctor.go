@@ -6,6 +6,7 @@
 package doctor
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -36,6 +37,8 @@ func Examine() ([]Finding, error) {
 	var out []Finding
 	err := alone(func() {
 		out = append(out, capture(), queue(), tunnel(), fast(false), fast(true), tun())
+		out = append(out, owner())
+		out = append(out, features()...)
 	})
 	if err != nil {
 		return nil, err
@@ -76,12 +79,17 @@ func finding(what string, needed bool, detail string, err error, without string)
 }
 
 func capture() Finding {
-	c := ruleset.Capture{Queues: 2, Services: []*core.Service{{
-		VIP: netip.MustParseAddr("192.0.2.1"), Protos: []uint8{core.ProtoTCP}, Ports: []core.PortRange{core.AllPorts},
+	c := ruleset.Capture{Queues: 2, Services: []ruleset.Service{{
+		VIP: netip.MustParseAddr("192.0.2.1"), Proto: core.ProtoTCP, Ports: []core.PortRange{core.AllPorts},
 	}}}
 	method, err := c.Apply()
 	return finding("capture of VIP packets (balancer)", true, string(method), err,
-		"load nf_tables, nft_hash, nf_conntrack, and nft_queue or nft_compat with xt_NFQUEUE")
+		"modprobe -a nf_tables nft_hash nft_counter nf_conntrack, and nft_queue or both nft_compat and xt_NFQUEUE")
+}
+
+func owner() Finding {
+	return finding("nftables tables that nobody else can change (Linux 6.9)", false, "", ruleset.CanOwn(),
+		"without: after somebody's nft flush ruleset the host resets what comes until the repair, some ms later")
 }
 
 func queue() Finding {
@@ -89,7 +97,7 @@ func queue() Finding {
 	if err == nil {
 		err = q.Close()
 	}
-	return finding("NFQUEUE (balancer)", true, "", err, "load nfnetlink_queue")
+	return finding("NFQUEUE (balancer)", true, "", err, "modprobe nfnetlink_queue")
 }
 
 func tunnel() Finding {
@@ -100,11 +108,11 @@ func tunnel() Finding {
 	return finding("raw sockets (balancer)", true, "", err, "run as root, or grant CAP_NET_RAW")
 }
 
-// fast tries the kernel's rungs on a veth of the namespace.
+// fast tries the fast path on a veth of the namespace.
 func fast(xdp bool) Finding {
-	what, without := "BPF at TC (both: rung tc)", "rung userspace: every packet comes up. It needs BPF, tcx (Linux 6.6) or clsact (5.10), and the right to mount"
+	what, without := "BPF at TC (both: datapath type tc)", "datapath type userspace: every packet comes up. It needs BPF, tcx (Linux 6.6) or clsact (5.10), and the right to mount"
 	if xdp {
-		what, without = "native XDP (balancer: rung xdp)", "rung tc"
+		what, without = "native XDP (balancer: datapath type xdp)", "datapath type tc"
 	}
 	how, err := tryFast(xdp)
 	if xdp && err == nil {
@@ -117,7 +125,7 @@ func tryFast(xdp bool) (how string, err error) {
 	const link = "doctor0"
 	l := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: link}, PeerName: "doctor1"}
 	if err := netlink.LinkAdd(l); err != nil {
-		return "", fmt.Errorf("a link to try on: %w", err)
+		return "", fmt.Errorf("a link to try on (modprobe veth): %w", err)
 	}
 	defer func() { err = errors.Join(err, netlink.LinkDel(l)) }()
 	dir, err := os.MkdirTemp("", "caplance-doctor")
@@ -125,13 +133,33 @@ func tryFast(xdp bool) (how string, err error) {
 		return "", err
 	}
 	defer os.RemoveAll(dir)
-	b, err := fastpath.OpenBalancer(fastpath.Config{Links: []string{link}, XDP: xdp, Flows: 16, StateDir: dir})
+	kind := core.TC
+	if xdp {
+		kind = core.XDP
+	}
+	snapshot := &core.Snapshot{
+		Settings: &core.Settings{Type: kind, Flows: 16, MaxBackends: 16},
+		Services: core.NewServiceSet(nil), Pools: core.NewPoolSet(), VIPs: &core.VIPSet{},
+		Links: &core.LinkSet{List: []core.Link{{Name: link, Index: l.Attrs().Index}}}, Complete: true,
+	}
+	b, err := fastpath.Open(fastpath.Config{StateDir: dir, Settings: snapshot.Settings})
 	if err != nil {
 		return "", err
 	}
-	err = b.Attach()
-	how = b.How()
+	err = b.Add(context.Background(), nil, snapshot)
+	how = b.At(l.Attrs().Index)
 	return how, errors.Join(err, b.Close())
+}
+
+// features are those of the kernel that the fast path has a way without.
+func features() (out []Finding) {
+	for _, f := range fastpath.Features() {
+		if f.Needed {
+			continue // BPF at TC shows it
+		}
+		out = append(out, finding(fmt.Sprintf("%s (Linux %s)", f.Name, f.Since), false, "", f.Have(), "without: "+f.Without))
+	}
+	return out
 }
 
 func tun() Finding {
@@ -139,7 +167,7 @@ func tun() Finding {
 	if err == nil {
 		err = f.Close()
 	}
-	return finding("TUN (agent)", true, "", err, "load tun, or make /dev/net/tun")
+	return finding("TUN (agent)", true, "", err, "modprobe tun, or make /dev/net/tun")
 }
 
 func kernel() Finding {

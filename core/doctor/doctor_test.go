@@ -2,14 +2,15 @@ package doctor
 
 import (
 	"os"
+	"strings"
 	"testing"
 
-	"github.com/caplance/caplance/e2e/require"
+	"github.com/caplance/caplance/core/nettest"
 )
 
 // On a machine that runs the other tests all is well, and nothing is left.
 func TestExamine(t *testing.T) {
-	require.Root(t)
+	nettest.Root(t)
 	before, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
 		t.Fatal(err)
@@ -20,7 +21,7 @@ func TestExamine(t *testing.T) {
 	}
 	for _, f := range list {
 		t.Logf("%-36s %v %s", f.What, f.OK, f.Detail)
-		if !f.OK {
+		if older := strings.HasPrefix(f.Without, "without: "); !f.OK && !older { // there is a way without it
 			t.Errorf("%s: %s (%s)", f.What, f.Detail, f.Without)
 		}
 	}

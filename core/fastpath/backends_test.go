@@ -26,8 +26,8 @@ const (
 	backends
 )
 
-// handle is the membership that flows have.
-func (b backend) handle() core.Handle { return core.Handle(1<<16 | uint32(b)) }
+// handle returns the membership that flows have.
+func (b backend) handle() core.Handle { return core.NewHandle(uint32(b), 1) }
 
 // What all targets have in common.
 var linkMAC = net.HardwareAddr{2, 0, 0, 0, 1, 0}
@@ -40,7 +40,7 @@ const (
 	mtuDirect = 1500
 )
 
-// target is what the program knows of a backend. Direct ones and gone ones have
+// target returns what the program knows of a backend. Direct ones and gone ones have
 // no use for some of it.
 func (b backend) target(link int) Target {
 	t := Target{
@@ -53,7 +53,7 @@ func (b backend) target(link int) Target {
 	case paused:
 		t.Paused = true
 	case replaced:
-		t.Handle += 1 << 16
+		t.Handle = core.NewHandle(uint32(b), 2)
 	}
 	switch b {
 	case direct4, direct6, directNeighbour4, directNeighbour6, hairpinDirect:

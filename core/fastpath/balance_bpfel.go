@@ -13,16 +13,24 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type balanceClient struct {
+	_    structs.HostLayout
+	Bits uint32
+	Addr [4]uint32
+}
+
 type balanceFlow struct {
 	_       structs.HostLayout
-	Target  uint32
-	Gen     uint16
+	Handle  uint32
+	Service uint16
 	State   uint8
 	Rule    uint8
 	Created uint32
 	Seen    uint32
 	Packets uint64
 	Bytes   uint64
+	Next    uint32
+	Ack     uint32
 }
 
 type balanceFlowKey struct {
@@ -35,13 +43,39 @@ type balanceFlowKey struct {
 	Pad   uint8
 }
 
+type balanceMac struct {
+	_    structs.HostLayout
+	High uint32
+	Low  uint16
+	Pad  uint16
+}
+
+type balanceOverdraft struct {
+	_       structs.HostLayout
+	Handle  uint32
+	Seen    uint32
+	Service uint16
+	Pad     uint16
+}
+
+type balanceRefusal struct {
+	_       structs.HostLayout
+	Denied  uint64
+	Limited uint64
+}
+
 type balanceService struct {
-	_      structs.HostLayout
-	Seed   uint64
-	Table  uint32
-	Budget uint32
-	Window uint32
-	Used   uint32
+	_         structs.HostLayout
+	Seed      uint64
+	Table     uint32
+	Budget    uint32
+	Window    uint32
+	Used      uint32
+	Datagrams uint32
+	Picky     uint32
+	Interval  uint32
+	Mask4     uint32
+	Mask6     [4]uint32
 }
 
 type balanceServiceKey struct {
@@ -52,17 +86,15 @@ type balanceServiceKey struct {
 	Pad   uint8
 }
 
-type balanceSum struct {
-	_          structs.HostLayout
-	Packets    uint64
-	Bytes      uint64
-	ByTable    uint64
-	ByFallback uint64
+type balanceSource struct {
+	_       structs.HostLayout
+	Addr    [4]uint32
+	Service uint32
 }
 
 type balanceTarget struct {
 	_        structs.HostLayout
-	Gen      uint16
+	Handle   uint32
 	Paused   uint8
 	Direct   uint8
 	V6       uint8
@@ -70,10 +102,20 @@ type balanceTarget struct {
 	Dmac     [6]uint8
 	Smac     [6]uint8
 	Port     uint16
+	Tells    uint8
+	Shut     uint8
 	Mtu      uint32
 	Ifindex  uint32
 	Addr     [4]uint32
 	Src      [4]uint32
+}
+
+type balanceTargetStat struct {
+	_          structs.HostLayout
+	Packets    uint64
+	Bytes      uint64
+	ByTable    uint64
+	ByFallback uint64
 }
 
 type balanceVip struct {
@@ -86,21 +128,31 @@ type balanceVip struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	balanceMapCounters    = "counters"
-	balanceMapFlows       = "flows"
-	balanceMapHeartbeat   = "heartbeat"
-	balanceMapLookup      = "lookup"
-	balanceMapPending     = "pending"
-	balanceMapRules       = "rules"
-	balanceMapServices    = "services"
-	balanceMapSums        = "sums"
-	balanceMapTargets     = "targets"
-	balanceMapVips        = "vips"
-	balanceProgBalance    = "balance"
-	balanceProgBalanceXdp = "balance_xdp"
-	balanceVarSilence     = "silence"
-	balanceVarVipSeed     = "vip_seed"
-	balanceVarWindow      = "window"
+	balanceMapClients          = "clients"
+	balanceMapCounters         = "counters"
+	balanceMapFlows            = "flows"
+	balanceMapHeartbeat        = "heartbeat"
+	balanceMapLookup           = "lookup"
+	balanceMapMacs             = "macs"
+	balanceMapOverdrafts       = "overdrafts"
+	balanceMapPending          = "pending"
+	balanceMapRefusals         = "refusals"
+	balanceMapServiceConf      = "service_conf"
+	balanceMapServices         = "services"
+	balanceMapSources          = "sources"
+	balanceMapStrict           = "strict"
+	balanceMapTargetStats      = "target_stats"
+	balanceMapTargets          = "targets"
+	balanceMapVips             = "vips"
+	balanceProgBalance         = "balance"
+	balanceProgBalanceBare     = "balance_bare"
+	balanceProgBalanceXdp      = "balance_xdp"
+	balanceVarBurst            = "burst"
+	balanceVarClientType       = "client_type"
+	balanceVarHeartbeatTimeout = "heartbeat_timeout"
+	balanceVarOverdraftTimeout = "overdraft_timeout"
+	balanceVarVipSeed          = "vip_seed"
+	balanceVarWindow           = "window"
 )
 
 // loadBalance returns the embedded CollectionSpec for balance.
@@ -145,33 +197,43 @@ type balanceSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type balanceProgramSpecs struct {
-	Balance    *ebpf.ProgramSpec `ebpf:"balance"`
-	BalanceXdp *ebpf.ProgramSpec `ebpf:"balance_xdp"`
+	Balance     *ebpf.ProgramSpec `ebpf:"balance"`
+	BalanceBare *ebpf.ProgramSpec `ebpf:"balance_bare"`
+	BalanceXdp  *ebpf.ProgramSpec `ebpf:"balance_xdp"`
 }
 
 // balanceMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type balanceMapSpecs struct {
-	Counters  *ebpf.MapSpec `ebpf:"counters"`
-	Flows     *ebpf.MapSpec `ebpf:"flows"`
-	Heartbeat *ebpf.MapSpec `ebpf:"heartbeat"`
-	Lookup    *ebpf.MapSpec `ebpf:"lookup"`
-	Pending   *ebpf.MapSpec `ebpf:"pending"`
-	Rules     *ebpf.MapSpec `ebpf:"rules"`
-	Services  *ebpf.MapSpec `ebpf:"services"`
-	Sums      *ebpf.MapSpec `ebpf:"sums"`
-	Targets   *ebpf.MapSpec `ebpf:"targets"`
-	Vips      *ebpf.MapSpec `ebpf:"vips"`
+	Clients     *ebpf.MapSpec `ebpf:"clients"`
+	Counters    *ebpf.MapSpec `ebpf:"counters"`
+	Flows       *ebpf.MapSpec `ebpf:"flows"`
+	Heartbeat   *ebpf.MapSpec `ebpf:"heartbeat"`
+	Lookup      *ebpf.MapSpec `ebpf:"lookup"`
+	Macs        *ebpf.MapSpec `ebpf:"macs"`
+	Overdrafts  *ebpf.MapSpec `ebpf:"overdrafts"`
+	Pending     *ebpf.MapSpec `ebpf:"pending"`
+	Refusals    *ebpf.MapSpec `ebpf:"refusals"`
+	ServiceConf *ebpf.MapSpec `ebpf:"service_conf"`
+	Services    *ebpf.MapSpec `ebpf:"services"`
+	Sources     *ebpf.MapSpec `ebpf:"sources"`
+	Strict      *ebpf.MapSpec `ebpf:"strict"`
+	TargetStats *ebpf.MapSpec `ebpf:"target_stats"`
+	Targets     *ebpf.MapSpec `ebpf:"targets"`
+	Vips        *ebpf.MapSpec `ebpf:"vips"`
 }
 
 // balanceVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type balanceVariableSpecs struct {
-	Silence *ebpf.VariableSpec `ebpf:"silence"`
-	VipSeed *ebpf.VariableSpec `ebpf:"vip_seed"`
-	Window  *ebpf.VariableSpec `ebpf:"window"`
+	Burst            *ebpf.VariableSpec `ebpf:"burst"`
+	ClientType       *ebpf.VariableSpec `ebpf:"client_type"`
+	HeartbeatTimeout *ebpf.VariableSpec `ebpf:"heartbeat_timeout"`
+	OverdraftTimeout *ebpf.VariableSpec `ebpf:"overdraft_timeout"`
+	VipSeed          *ebpf.VariableSpec `ebpf:"vip_seed"`
+	Window           *ebpf.VariableSpec `ebpf:"window"`
 }
 
 // balanceObjects contains all objects after they have been loaded into the kernel.
@@ -194,28 +256,40 @@ func (o *balanceObjects) Close() error {
 //
 // It can be passed to loadBalanceObjects or ebpf.CollectionSpec.LoadAndAssign.
 type balanceMaps struct {
-	Counters  *ebpf.Map `ebpf:"counters"`
-	Flows     *ebpf.Map `ebpf:"flows"`
-	Heartbeat *ebpf.Map `ebpf:"heartbeat"`
-	Lookup    *ebpf.Map `ebpf:"lookup"`
-	Pending   *ebpf.Map `ebpf:"pending"`
-	Rules     *ebpf.Map `ebpf:"rules"`
-	Services  *ebpf.Map `ebpf:"services"`
-	Sums      *ebpf.Map `ebpf:"sums"`
-	Targets   *ebpf.Map `ebpf:"targets"`
-	Vips      *ebpf.Map `ebpf:"vips"`
+	Clients     *ebpf.Map `ebpf:"clients"`
+	Counters    *ebpf.Map `ebpf:"counters"`
+	Flows       *ebpf.Map `ebpf:"flows"`
+	Heartbeat   *ebpf.Map `ebpf:"heartbeat"`
+	Lookup      *ebpf.Map `ebpf:"lookup"`
+	Macs        *ebpf.Map `ebpf:"macs"`
+	Overdrafts  *ebpf.Map `ebpf:"overdrafts"`
+	Pending     *ebpf.Map `ebpf:"pending"`
+	Refusals    *ebpf.Map `ebpf:"refusals"`
+	ServiceConf *ebpf.Map `ebpf:"service_conf"`
+	Services    *ebpf.Map `ebpf:"services"`
+	Sources     *ebpf.Map `ebpf:"sources"`
+	Strict      *ebpf.Map `ebpf:"strict"`
+	TargetStats *ebpf.Map `ebpf:"target_stats"`
+	Targets     *ebpf.Map `ebpf:"targets"`
+	Vips        *ebpf.Map `ebpf:"vips"`
 }
 
 func (m *balanceMaps) Close() error {
 	return _BalanceClose(
+		m.Clients,
 		m.Counters,
 		m.Flows,
 		m.Heartbeat,
 		m.Lookup,
+		m.Macs,
+		m.Overdrafts,
 		m.Pending,
-		m.Rules,
+		m.Refusals,
+		m.ServiceConf,
 		m.Services,
-		m.Sums,
+		m.Sources,
+		m.Strict,
+		m.TargetStats,
 		m.Targets,
 		m.Vips,
 	)
@@ -225,22 +299,27 @@ func (m *balanceMaps) Close() error {
 //
 // It can be passed to loadBalanceObjects or ebpf.CollectionSpec.LoadAndAssign.
 type balanceVariables struct {
-	Silence *ebpf.Variable `ebpf:"silence"`
-	VipSeed *ebpf.Variable `ebpf:"vip_seed"`
-	Window  *ebpf.Variable `ebpf:"window"`
+	Burst            *ebpf.Variable `ebpf:"burst"`
+	ClientType       *ebpf.Variable `ebpf:"client_type"`
+	HeartbeatTimeout *ebpf.Variable `ebpf:"heartbeat_timeout"`
+	OverdraftTimeout *ebpf.Variable `ebpf:"overdraft_timeout"`
+	VipSeed          *ebpf.Variable `ebpf:"vip_seed"`
+	Window           *ebpf.Variable `ebpf:"window"`
 }
 
 // balancePrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to loadBalanceObjects or ebpf.CollectionSpec.LoadAndAssign.
 type balancePrograms struct {
-	Balance    *ebpf.Program `ebpf:"balance"`
-	BalanceXdp *ebpf.Program `ebpf:"balance_xdp"`
+	Balance     *ebpf.Program `ebpf:"balance"`
+	BalanceBare *ebpf.Program `ebpf:"balance_bare"`
+	BalanceXdp  *ebpf.Program `ebpf:"balance_xdp"`
 }
 
 func (p *balancePrograms) Close() error {
 	return _BalanceClose(
 		p.Balance,
+		p.BalanceBare,
 		p.BalanceXdp,
 	)
 }

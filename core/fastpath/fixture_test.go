@@ -15,6 +15,7 @@ const (
 	shot     = 2
 	redirect = 7
 
+	xdpDrop     = 1
 	xdpPass     = 2
 	xdpTX       = 3
 	xdpRedirect = 4
@@ -35,10 +36,10 @@ type fixture struct {
 type fate struct {
 	verdict uint32 // TC's
 	to      backend
-	xdp     bool // XDP forwards it
+	xdp     bool // XDP forwards or drops it
 }
 
-var up, drop = fate{verdict: pass}, fate{verdict: shot}
+var up, drop, dropEarly = fate{verdict: pass}, fate{verdict: shot}, fate{verdict: shot, xdp: true}
 
 // to forwards, by XDP where there is XDP and the MACs are known.
 func to(b backend) fate { return fate{redirect, b, b.target(0).MAC != nil} }
@@ -46,11 +47,13 @@ func to(b backend) fate { return fate{redirect, b, b.target(0).MAC != nil} }
 // byTC forwards what XDP leaves to TC.
 func byTC(b backend) fate { return fate{redirect, b, false} }
 
-// byXDP is XDP's verdict.
+// byXDP returns XDP's verdict.
 func (f fate) byXDP() uint32 {
 	switch {
 	case !f.xdp:
 		return xdpPass
+	case f.verdict == shot:
+		return xdpDrop
 	case f.to.target(0).Link == inLink:
 		return xdpTX
 	}
@@ -58,7 +61,7 @@ func (f fate) byXDP() uint32 {
 }
 
 // check shows every fixture to TC, and to XDP with TC behind it.
-func (s *scene) check(t *testing.T, fixtures []fixture) {
+func (s *testbed) check(t *testing.T, fixtures []fixture) {
 	t.Helper()
 	for _, f := range fixtures {
 		for name, xdp := range map[string]bool{"TC": false, "XDP": true} {
@@ -70,14 +73,14 @@ func (s *scene) check(t *testing.T, fixtures []fixture) {
 }
 
 // checkTC shows every fixture to TC alone.
-func (s *scene) checkTC(t *testing.T, fixtures []fixture) {
+func (s *testbed) checkTC(t *testing.T, fixtures []fixture) {
 	t.Helper()
 	for _, f := range fixtures {
 		t.Run(f.name, func(t *testing.T) { s.checkOne(t, &f, false, super{}) })
 	}
 }
 
-func (s *scene) checkOne(t *testing.T, f *fixture, xdp bool, gso super) {
+func (s *testbed) checkOne(t *testing.T, f *fixture, xdp bool, gso super) {
 	t.Helper()
 	if err := s.reset(); err != nil {
 		t.Fatal(err)
@@ -88,23 +91,23 @@ func (s *scene) checkOne(t *testing.T, f *fixture, xdp bool, gso super) {
 		}
 	}
 	k := keyOf(f.in)
-	before, known, total := s.counters(), s.known(k, f.want.to), s.Total(s.serviceOf(k), f.want.to.handle())
+	before, known, total := s.counters(), s.known(k, f.want.to), s.Total(f.want.to.handle())
 	byXDP, verdict, out := s.show(t, f.in, xdp, gso)
 	if verdict != f.want.verdict || xdp && byXDP != f.want.byXDP() {
 		t.Errorf("verdicts %d and %d, want %d and %d", byXDP, int32(verdict), f.want.byXDP(), int32(f.want.verdict))
 	}
 	want, grows := f.in, strings.Fields(f.grows)
 	if f.want.verdict == redirect {
-		want = s.forwarded(f.in, f.want.to, sourcePort(out), gso)
+		want = s.forwarded(f.in, f.want.to, k.TunnelPort(), gso)
 		packets, size := uint64(max(gso.segs, 1)), uint64(length(f.in, gso))
 		known.Packets, known.Bytes = known.Packets+packets, known.Bytes+size
 		total.Packets, total.Bytes = total.Packets+packets, total.Bytes+size
-		s.checkTotal(t, k, f.want.to, total)
+		s.checkTotal(t, f.want.to, total)
 	}
 	if !bytes.Equal(out, want) {
 		t.Errorf("the frame is\n%x, want\n%x", out, want)
 	}
-	if byXDP != xdpPass {
+	if byXDP == xdpTX || byXDP == xdpRedirect {
 		grows = append(grows, "xdp_forwarded")
 	}
 	if got := grown(before, s.counters()); !maps.Equal(got, ones(grows)) {
@@ -115,7 +118,7 @@ func (s *scene) checkOne(t *testing.T, f *fixture, xdp bool, gso super) {
 
 // checkFlow checks what the packet left of its flow; its counts, when it was
 // forwarded.
-func (s *scene) checkFlow(t *testing.T, f *fixture, k *core.FlowKey, packets, size uint64) {
+func (s *testbed) checkFlow(t *testing.T, f *fixture, k *core.FlowKey, packets, size uint64) {
 	t.Helper()
 	e, ok := s.Find(k)
 	if ok != (f.left != "") || ok && e.State() != f.left {
@@ -126,8 +129,8 @@ func (s *scene) checkFlow(t *testing.T, f *fixture, k *core.FlowKey, packets, si
 	}
 }
 
-// known is the flow that goes to a backend, if there is one.
-func (s *scene) known(k *core.FlowKey, to backend) Flow {
+// known returns the flow that goes to a backend, if there is one.
+func (s *testbed) known(k *core.FlowKey, to backend) Flow {
 	if f, ok := s.Find(k); ok && f.Backend == to.handle() {
 		return f
 	}
@@ -136,9 +139,9 @@ func (s *scene) known(k *core.FlowKey, to backend) Flow {
 
 // checkTotal checks what was forwarded to a backend; TestPlacedSums checks the
 // rest.
-func (s *scene) checkTotal(t *testing.T, k *core.FlowKey, b backend, want Sum) {
+func (s *testbed) checkTotal(t *testing.T, b backend, want Sum) {
 	t.Helper()
-	got := s.Total(s.serviceOf(k), b.handle())
+	got := s.Total(b.handle())
 	got.ByTable, got.ByFallback = want.ByTable, want.ByFallback
 	if got != want {
 		t.Errorf("the backend's sum is %+v, want %+v", got, want)
@@ -147,28 +150,32 @@ func (s *scene) checkTotal(t *testing.T, k *core.FlowKey, b backend, want Sum) {
 
 // show runs a frame through the programs as a link would: TC sees what XDP
 // passes on. Its verdict is redirect for what XDP forwarded.
-func (s *scene) show(t *testing.T, in []byte, xdp bool, gso super) (byXDP, verdict uint32, out []byte) {
+func (s *testbed) show(t *testing.T, in []byte, xdp bool, gso super) (byXDP, verdict uint32, out []byte) {
 	t.Helper()
 	if xdp {
-		byXDP, out = run(t, s.xdp, in, nil)
-		if byXDP != xdpPass {
+		byXDP, out = run(t, s.gen.xdp, in, nil)
+		switch byXDP {
+		case xdpPass:
+		case xdpDrop:
+			return byXDP, shot, out
+		default:
 			return byXDP, redirect, out
 		}
 		if !bytes.Equal(out, in) {
 			t.Errorf("what XDP passes on is changed: %x", out)
 		}
 	}
-	verdict, out = run(t, s.objs.TC, in, gso.context())
+	verdict, out = run(t, s.gen.tc, in, gso.context())
 	return xdpPass, verdict, out
 }
 
-func (s *scene) counters() map[string]uint64 {
+func (s *testbed) counters() map[string]uint64 {
 	m := map[string]uint64{}
 	s.Counters(m)
 	return m
 }
 
-// grown is by how much counters grew, of those that did.
+// grown returns by how much counters grew, of those that did.
 func grown(before, after map[string]uint64) map[string]uint64 {
 	m := map[string]uint64{}
 	for name, n := range after {

@@ -33,12 +33,12 @@ const (
 	synAck = syn | ack
 )
 
-// tcp is a segment with size bytes of payload, in a frame.
+// tcp returns a segment with size bytes of payload, in a frame.
 func tcp(src, dst netip.AddrPort, flags uint8, size int) []byte {
 	return frame(packettest.TCP(src, dst, flags, payload(size)))
 }
 
-// udp is a datagram with size bytes of payload, in a frame.
+// udp returns a datagram with size bytes of payload, in a frame.
 func udp(src, dst netip.AddrPort, size int) []byte {
 	return frame(packettest.UDP(src, dst, payload(size)))
 }
@@ -64,8 +64,15 @@ func frame(b []byte) []byte {
 	return ether(0x0800, b)
 }
 
+// ether addresses it to the link of test runs, lo, whose MAC is zero.
 func ether(kind uint16, b []byte) []byte {
-	return append(binary.BigEndian.AppendUint16(bytes.Repeat([]byte{2}, 12), kind), b...)
+	return append(binary.BigEndian.AppendUint16(append(make([]byte, 6), bytes.Repeat([]byte{2}, 6)...), kind), b...)
+}
+
+// addressed returns a frame with another destination.
+func addressed(in []byte, mac ...byte) []byte {
+	copy(in, mac)
+	return in
 }
 
 // with writes bytes at an offset into a frame's IP packet.
@@ -74,7 +81,7 @@ func with(in []byte, at int, b ...byte) []byte {
 	return in
 }
 
-// padded is a frame with zeros behind the packet.
+// padded returns a frame with zeros behind the packet.
 func padded(in []byte, to int) []byte { return append(in, make([]byte, to-len(in))...) }
 
 // run shows a frame to a program and returns its verdict and what became of the
@@ -89,24 +96,62 @@ func run(t *testing.T, p *ebpf.Program, frame []byte, context any) (verdict uint
 	return verdict, opts.DataOut
 }
 
-// forwarded is the frame that a backend must get for what came in.
-func (s *scene) forwarded(in []byte, b backend, sport uint16, gso super) []byte {
+// forwarded returns the frame that a backend must get for what came in.
+func (s *testbed) forwarded(in []byte, b backend, sport uint16, gso super) []byte {
+	return s.forwardedUpTo(in, 14+length(in, gso), b, sport)
+}
+
+// forwardedUpTo does so for a packet that ends after so many bytes of the frame.
+func (s *testbed) forwardedUpTo(in []byte, n int, b backend, sport uint16) []byte {
 	t := b.target(s.link)
 	if t.Direct {
 		if t.MAC == nil || s.dead { // the kernel's neighbour table gives them
-			return in
+			return slices.Concat(in[:14], hopped(in[14:]))
 		}
-		return slices.Concat(t.MAC, t.LinkMAC, in[12:])
+		return slices.Concat(t.MAC, t.LinkMAC, in[12:14], hopped(in[14:]))
 	}
 	if t.MAC == nil {
 		t.MAC, t.LinkMAC = make([]byte, 6), make([]byte, 6)
 	}
-	n := 14 + length(in, gso)
-	outer := packettest.IP(t.Source, t.Addr, core.ProtoUDP, tunnelled(sport, port, in[14:n]))
+	outer := packettest.IP(t.Source, t.Addr, core.ProtoUDP, tunnelled(sport, port, hopped(in[14:n])))
+	mark(outer, class(in[14:]))
 	return slices.Concat(t.MAC, t.LinkMAC, frame(outer)[12:], in[n:])
 }
 
-// tunnelled is a UDP datagram without checksum.
+// hopped returns an IP packet as a router sends it on, one TTL less, and the
+// checksum by RFC 1624's equation 3.
+func hopped(in []byte) []byte {
+	b := bytes.Clone(in)
+	if b[0]>>4 == 6 {
+		b[7]--
+		return b
+	}
+	was := binary.BigEndian.Uint16(b[8:])
+	b[8]--
+	sum := packettest.Sum(uint32(^binary.BigEndian.Uint16(b[10:]))+uint32(^was)+uint32(binary.BigEndian.Uint16(b[8:])), nil)
+	binary.BigEndian.PutUint16(b[10:], ^sum)
+	return b
+}
+
+// class returns an IP packet's DSCP and ECN.
+func class(b []byte) uint8 {
+	if b[0]>>4 == 4 {
+		return b[1]
+	}
+	return b[0]<<4 | b[1]>>4
+}
+
+// mark gives a packet without DSCP and ECN some.
+func mark(b []byte, class uint8) {
+	if b[0]>>4 == 6 {
+		b[0], b[1] = b[0]|class>>4, b[1]|class<<4
+		return
+	}
+	b[1], b[10], b[11] = class, 0, 0
+	binary.BigEndian.PutUint16(b[10:], ^packettest.Sum(0, b[:20]))
+}
+
+// tunnelled returns a UDP datagram without checksum.
 func tunnelled(sport, dport uint16, inner []byte) []byte {
 	b := binary.BigEndian.AppendUint16(nil, sport)
 	b = binary.BigEndian.AppendUint16(b, dport)
@@ -114,17 +159,7 @@ func tunnelled(sport, dport uint16, inner []byte) []byte {
 	return append(b, inner...)
 }
 
-// sourcePort is the outer one of a tunnelled packet, which lies in 0xc000 to
-// 0xffff.
-func sourcePort(out []byte) uint16 {
-	var p packet.Packet
-	if len(out) < 14 || p.Parse(out[14:]) != nil {
-		return 0
-	}
-	return p.Key.SrcPort | 0xc000
-}
-
-// length is that of the IP packet in a frame, without padding.
+// length returns that of the IP packet in a frame, without padding.
 func length(in []byte, gso super) int {
 	var p packet.Packet
 	if gso.size > 0 || p.Parse(in[14:]) != nil {
@@ -133,7 +168,7 @@ func length(in []byte, gso super) int {
 	return p.Length
 }
 
-// keyOf is the flow of a frame, whatever length the packet says that it has.
+// keyOf returns the flow of a frame, whatever length the packet says that it has.
 func keyOf(in []byte) *core.FlowKey {
 	var p packet.Packet
 	b := bytes.Clone(in[14:])
@@ -150,7 +185,7 @@ func keyOf(in []byte) *core.FlowKey {
 // payload.
 type super struct{ size, segs uint32 }
 
-// context is a struct __sk_buff, of which the kernel takes these fields.
+// context returns a struct __sk_buff, of which the kernel takes these fields.
 func (g super) context() any {
 	return struct {
 		_       [164]byte
@@ -161,7 +196,7 @@ func (g super) context() any {
 	}{GSOSegs: g.segs, GSOSize: g.size}
 }
 
-// key is the flow from src to dst.
+// key returns the flow from src to dst.
 func key(src, dst netip.AddrPort, proto uint8) *core.FlowKey {
 	return &core.FlowKey{Src: src.Addr().As16(), Dst: dst.Addr().As16(), SrcPort: src.Port(), DstPort: dst.Port(), Proto: proto}
 }

@@ -10,7 +10,7 @@ import (
 // super-packets have no type, and so the kernel puts none into a tunnel: that
 // is left to the end-to-end tests.
 func TestSuperPackets(t *testing.T) {
-	s := newScene(t)
+	s := newTestbed(t)
 	for _, tt := range []struct {
 		super
 		fixture
@@ -45,7 +45,7 @@ func TestSuperPackets(t *testing.T) {
 
 // Each segment has to fit the tunnel, with its headers and TCP's timestamps.
 func TestSuperPacketsFit(t *testing.T) {
-	s := newScene(t)
+	s := newTestbed(t)
 	for _, tt := range []struct {
 		name string
 		b    backend

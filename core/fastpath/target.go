@@ -6,143 +6,161 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"syscall"
 
 	"github.com/caplance/caplance/core"
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
-// MaxBackends is how many backends of a service the kernel can send to; flows
-// to others stay in userspace.
-const MaxBackends = 1024
+// How a target's packets find its link-layer address (enum in flows.h).
+const (
+	resolved = 1
+	bare     = 2
+)
+
+// errFull is what a hash map without room says.
+const errFull = syscall.Errno(unix.E2BIG)
 
 // Target is one membership of a backend that flows may be sent to.
 type Target struct {
-	Service uint16
-	Handle  core.Handle
-	Direct  bool       // to the backend's MAC, not through the tunnel
-	Addr    netip.Addr // data IP
-	Source  netip.Addr // of the outer packets
-	Link    int        // index of the link to send by
-	MTU     int        // longest packet of a client, bytes
-	Port    uint16     // of the tunnel
-	Paused  bool
+	Handle core.Handle
+	Direct bool       // to the backend's MAC, not through the tunnel
+	Addr   netip.Addr // data IP
+	Source netip.Addr // of the outer packets
+	Link   int        // index of the link to send by
+	MTU    int        // longest packet of a client, bytes
+	Port   uint16     // of the tunnel
+	Paused bool
+	Tells  bool // its agent tells which connections are there
+	Shut   bool // it gets no new flows
 
 	// The next hop's MAC and ours on Link; without them the kernel looks them
 	// up for each packet.
 	MAC, LinkMAC net.HardwareAddr
+	Bare         bool // Link has no MACs
 }
 
-// targetKey is the index of a membership's slot in targets and sums.
-func targetKey(service uint16, h core.Handle) uint32 {
-	return uint32(service)*MaxBackends + uint32(h.Slot())
+// targetOf returns a member as the kernel sends to it; ok is false for one that
+// only userspace can send to.
+func targetOf(m *core.Member, port uint16) (t Target, ok bool) {
+	p := m.Path
+	if p == nil || !m.Kernel() || !p.Source.IsValid() || p.Link == 0 {
+		return t, false
+	}
+	t = Target{
+		Handle: m.Handle, Direct: m.Mode == core.ModeDirect, Addr: m.Addr, Source: p.Source,
+		Link: p.Link, MTU: m.MTU, Port: port, Paused: m.State == core.Paused, Bare: p.Bare,
+		Tells: m.Tells, Shut: m.State != core.Active && !m.Forced,
+	}
+	if p.MAC != (core.MAC{}) {
+		t.MAC, t.LinkMAC = p.MAC[:], p.LinkMAC[:]
+	}
+	return t, true
 }
 
-// membership is the inverse of targetKey, for a generation.
-func membership(key uint32, gen uint16) (service uint16, h core.Handle) {
-	return uint16(key / MaxBackends), core.Handle(gen)<<16 | core.Handle(key%MaxBackends)
+func (t *Target) value() balanceTarget {
+	v := balanceTarget{
+		Handle: uint32(t.Handle), Paused: flag(t.Paused), Direct: flag(t.Direct), V6: flag(t.Addr.Is6()),
+		Tells: flag(t.Tells), Shut: flag(t.Shut), Port: network(t.Port), Mtu: uint32(t.MTU), Ifindex: uint32(t.Link), Addr: address(t.Addr), Src: address(t.Source),
+	}
+	if len(t.MAC) == 6 && len(t.LinkMAC) == 6 {
+		v.Resolved, v.Dmac, v.Smac = resolved, [6]uint8(t.MAC), [6]uint8(t.LinkMAC)
+	}
+	if t.Bare {
+		v.Resolved = bare
+	}
+	return v
 }
 
-func generation(h core.Handle) uint16 { return uint16(h >> 16) }
+// readTargets learns what a predecessor left.
+func (b *Balancer) readTargets() error {
+	b.targets = make([]balanceTarget, b.maps().Targets.MaxEntries())
+	if !b.Inherited {
+		return nil
+	}
+	for slot := range b.targets {
+		if err := b.maps().Targets.Lookup(uint32(slot), &b.targets[slot]); err != nil {
+			return fmt.Errorf("fast path: targets: %w", err)
+		}
+	}
+	return nil
+}
 
 // SetTarget adds a target or changes it; flows to an earlier membership in the
 // same slot are passed to userspace from then on.
 func (b *Balancer) SetTarget(t Target) error {
-	if int(t.Handle.Slot()) >= MaxBackends {
-		return fmt.Errorf("fast path: target %v: the kernel takes %d backends of a service", t.Addr, MaxBackends)
+	slot := t.Handle.Slot()
+	if slot >= b.maps().Targets.MaxEntries() {
+		return fmt.Errorf("fast path: backend %v: more memberships than datapath.max_backends (%d)", t.Addr, b.maps().Targets.MaxEntries())
 	}
-	key := targetKey(t.Service, t.Handle)
-	v := balanceTarget{
-		Gen: generation(t.Handle), Paused: flag(t.Paused), Direct: flag(t.Direct), V6: flag(t.Addr.Is6()),
-		Port: network(t.Port), Mtu: uint32(t.MTU), Ifindex: uint32(t.Link), Addr: address(t.Addr), Src: address(t.Source),
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for int(slot) >= len(b.targets) {
+		b.targets = append(b.targets, balanceTarget{})
 	}
-	if len(t.MAC) == 6 && len(t.LinkMAC) == 6 {
-		v.Resolved, v.Dmac, v.Smac = 1, [6]uint8(t.MAC), [6]uint8(t.LinkMAC)
-	}
-	var old balanceTarget
-	if err := b.objs.Targets.Lookup(key, &old); err == nil && old == v {
-		b.setGeneration(key, v.Gen) // a predecessor's that came back
+	old, v := b.targets[slot], t.value()
+	if old == v {
 		return nil
 	}
-	if old.Gen != v.Gen {
-		zero := make([]balanceSum, ebpf.MustPossibleCPU())
-		if err := b.objs.Sums.Put(key, zero); err != nil {
+	if old.Handle != v.Handle {
+		if err := b.maps().TargetStats.Put(slot, make([]balanceTargetStat, ebpf.MustPossibleCPU())); err != nil {
 			return fmt.Errorf("fast path: target %v: %w", t.Addr, err)
 		}
 	}
-	if err := b.objs.Targets.Put(key, v); err != nil {
+	if err := b.maps().Targets.Put(slot, v); err != nil {
 		return fmt.Errorf("fast path: target %v: %w", t.Addr, err)
 	}
-	b.setGeneration(key, v.Gen)
+	b.targets[slot] = v
 	return nil
 }
 
-func (b *Balancer) setGeneration(key uint32, gen uint16) {
+// targetHandles returns those of the targets, and whether they tell of their
+// connections, by slot.
+func (b *Balancer) targetHandles() (handles []core.Handle, tells []bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.gens[key] = gen
-}
-
-// generations are those of the targets, by targetKey.
-func (b *Balancer) generations() []uint16 {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return slices.Clone(b.gens)
+	handles, tells = make([]core.Handle, len(b.targets)), make([]bool, len(b.targets))
+	for i := range b.targets {
+		handles[i], tells[i] = core.Handle(b.targets[i].Handle), b.targets[i].Tells != 0
+	}
+	return handles, tells
 }
 
 // RemoveTarget forgets a membership; its flows are passed to userspace.
-func (b *Balancer) RemoveTarget(service uint16, h core.Handle) error {
-	if int(h.Slot()) >= MaxBackends {
-		return nil
-	}
-	key := targetKey(service, h)
-	var v balanceTarget
-	if err := b.objs.Targets.Lookup(key, &v); err != nil || v.Gen != generation(h) {
+func (b *Balancer) RemoveTarget(h core.Handle) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	slot := h.Slot()
+	if int(slot) >= len(b.targets) || b.targets[slot].Handle != uint32(h) {
 		return nil // its slot belongs to another one already
 	}
-	if err := b.objs.Targets.Put(key, balanceTarget{}); err != nil {
+	if err := b.maps().Targets.Put(slot, balanceTarget{}); err != nil {
 		return fmt.Errorf("fast path: target: %w", err)
 	}
-	b.setGeneration(key, 0)
+	b.targets[slot] = balanceTarget{}
 	return nil
 }
 
-// Keep removes the targets for which keep says no: those of a predecessor that
-// have not come back.
-func (b *Balancer) Keep(keep func(service uint16, h core.Handle) bool) error {
-	var key uint32
-	var v balanceTarget
+// pruneTargets removes the targets that are in none of the pools: also those of
+// a predecessor that have not come back, and of members that only userspace
+// can send to.
+func (b *Balancer) pruneTargets(want *core.Snapshot) error {
+	wanted := make([]core.Handle, 0, len(b.targets))
+	want.Pools.Each(func(p *core.Pool) {
+		for i := range p.Members {
+			if m := &p.Members[i]; m.Kernel() {
+				wanted = append(wanted, m.Handle)
+			}
+		}
+	})
+	slices.Sort(wanted)
 	var errs []error
-	it := b.objs.Targets.Iterate()
-	for it.Next(&key, &v) {
-		if v.Gen == 0 {
-			continue
+	handles, _ := b.targetHandles()
+	for _, h := range handles {
+		if _, ok := slices.BinarySearch(wanted, h); h != 0 && !ok {
+			errs = append(errs, b.RemoveTarget(h))
 		}
-		if service, h := membership(key, v.Gen); !keep(service, h) {
-			errs = append(errs, b.RemoveTarget(service, h))
-		}
-	}
-	if err := it.Err(); err != nil {
-		errs = append(errs, fmt.Errorf("fast path: targets: %w", err))
 	}
 	return errors.Join(errs...)
-}
-
-// Sum is what the kernel did for a membership: what it forwarded, and the flows
-// that it placed itself.
-type Sum struct{ Packets, Bytes, ByTable, ByFallback uint64 }
-
-// Total is what was forwarded to a membership, and the flows that
-// the program placed there itself.
-func (b *Balancer) Total(service uint16, h core.Handle) (total Sum) {
-	var sums []balanceSum
-	if int(h.Slot()) >= MaxBackends || b.objs.Sums.Lookup(targetKey(service, h), &sums) != nil {
-		return total
-	}
-	for _, s := range sums {
-		total.Packets += s.Packets
-		total.Bytes += s.Bytes
-		total.ByTable += s.ByTable
-		total.ByFallback += s.ByFallback
-	}
-	return total
 }

@@ -2,27 +2,29 @@ package fastpath
 
 import (
 	"fmt"
-	"net/netip"
 
 	"github.com/caplance/caplance/core"
 )
 
-// The VIPs' table, as ours in flows.h reads it.
+// The VIPs' table, as find_vip in flows.h reads it.
 const (
 	vipSlots  = 8192
 	vipProbes = 8
-	maxVIPs   = vipSlots / 8
+	maxVIPs   = vipSlots / 4
 )
 
-// numberVIPs numbers the services' VIPs in their order.
-func numberVIPs(services []*core.Service) map[[16]byte]uint16 {
-	out := map[[16]byte]uint16{}
-	for _, s := range services {
-		if _, ok := out[s.VIP.As16()]; !ok {
-			out[s.VIP.As16()] = uint16(len(out))
-		}
+// vipNumbers are the VIPs' numbers in the flow keys, and the inverse.
+type vipNumbers struct {
+	byAddr   map[[16]byte]uint16
+	byNumber map[uint16][16]byte
+}
+
+func numberVIPs(set *core.VIPSet) *vipNumbers {
+	v := &vipNumbers{map[[16]byte]uint16{}, map[uint16][16]byte{}}
+	for _, vip := range set.List {
+		v.byAddr[vip.Addr.As16()], v.byNumber[vip.Number] = vip.Number, vip.Addr.As16()
 	}
-	return out
+	return v
 }
 
 // vipTable places the VIPs in slots by a seed with which each is found in a few
@@ -41,7 +43,7 @@ func vipTable(vips map[[16]byte]uint16) (table map[uint32]balanceVip, seed uint3
 	return nil, 0, fmt.Errorf("%d VIPs found no place in the kernel's table", len(vips))
 }
 
-// placeVIPs is the table by one seed, nil when that will not do.
+// placeVIPs returns the table by one seed, nil when that will not do.
 func placeVIPs(vips map[[16]byte]uint16, seed uint32) map[uint32]balanceVip {
 	table := map[uint32]balanceVip{}
 	for vip, number := range vips {
@@ -59,18 +61,4 @@ func placeVIPs(vips map[[16]byte]uint16, seed uint32) map[uint32]balanceVip {
 		table[at] = v
 	}
 	return table
-}
-
-// setVIPs fills the program's table, for the seed that it was loaded with.
-func (b *Balancer) setVIPs() error {
-	table, _, err := vipTable(b.vips)
-	if err != nil {
-		return err
-	}
-	for at, v := range table {
-		if err := b.objs.Vips.Put(at, &v); err != nil {
-			return fmt.Errorf("vip %v: %w", netip.AddrFrom16(octets(v.Addr)).Unmap(), err)
-		}
-	}
-	return nil
 }

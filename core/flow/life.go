@@ -7,18 +7,90 @@ import (
 	"github.com/caplance/caplance/core/packet"
 )
 
-// Touch accounts a packet of size bytes to a flow and moves it along:
-// a segment without SYN, or a second datagram, establishes it; FIN or RST
-// closes it. tcpFlags is 0 for UDP.
-func (t *Table) Touch(e *Entry, tcpFlags uint8, size int, now uint32) {
+// Segment is what of a packet moves its flow along; all but Size is zero for UDP.
+type Segment struct {
+	Flags   uint8  // of TCP
+	Seq     uint32 // of TCP
+	Ack     uint32 // of TCP
+	Payload int    // bytes behind TCP's header
+	Size    int    // of the packet, bytes
+}
+
+// Touch accounts a packet to a flow and moves it along: a segment without SYN, or a
+// second datagram, establishes it; FIN or RST closes it.
+func (t *Table) Touch(e *Entry, s Segment, now uint32) {
 	e.Seen = now
 	e.Packets++
-	e.Bytes += uint64(size)
+	e.Bytes += uint64(s.Size)
+	if e.State == Offloaded {
+		return
+	}
+	if e.Key.Proto != core.ProtoTCP {
+		if e.Packets > 1 && e.State == Pending {
+			t.move(e, Established)
+		}
+		return
+	}
+	to := e.track(s)
+	if to == e.State || to == Established && e.State == Pending && t.Strict && e.Tells && !e.Proven {
+		return
+	}
+	t.move(e, to)
+}
+
+// window is how far a segment may be from what is expected, as in flows.h.
+const window = 1 << 16
+
+// track follows a TCP flow and returns its next state. A FIN or RST counts only near
+// the place where the client is: others can forge one, but not its sequence
+// number (RFC 5961). What the client sends after it takes it back.
+func (e *Entry) track(s Segment) State {
+	next, to := s.Seq+uint32(s.Payload), e.State
 	switch {
-	case e.State == Established && tcpFlags&(packet.FIN|packet.RST) == 0, e.State == Closing:
-	case tcpFlags&(packet.FIN|packet.RST) != 0:
-		t.move(e, Closing)
-	case e.Key.Proto == core.ProtoTCP && tcpFlags&packet.SYN == 0, e.Key.Proto != core.ProtoTCP && e.Packets > 1:
+	case s.Flags&(packet.SYN|packet.ACK) == packet.SYN:
+		if e.Packets > 1 {
+			e.Reopened = true
+			return to
+		}
+		next++
+	case e.expect != 0 && s.Seq-e.expect+window >= 2*window:
+		return e.opened()
+	case s.Flags&packet.RST != 0:
+		to, e.Half = Closing, false
+	case s.Flags&packet.FIN != 0:
+		to, e.Half = Closing, true
+		next++
+	case to != Closing || int32(next-e.expect) > 0:
+		to = Established
+	}
+	if s.Flags&packet.ACK != 0 {
+		e.Ack = s.Ack
+	}
+	if e.expect == 0 || int32(next-e.expect) > 0 {
+		e.expect = next
+	}
+	return to
+}
+
+// opened returns the state after a segment that says nothing of the client.
+func (e *Entry) opened() State {
+	if e.State == Pending {
+		return Established
+	}
+	return e.State
+}
+
+// Offload makes an entry a memo.
+func (t *Table) Offload(e *Entry) { t.move(e, Offloaded) }
+
+// Reclaim makes a memo a flow again.
+func (t *Table) Reclaim(e *Entry) { t.move(e, Established) }
+
+// Prove notes that the connection of a flow is there, which counts as a packet:
+// what was seen of its end did not happen.
+func (t *Table) Prove(e *Entry, now uint32) {
+	e.Seen, e.Proven, e.Reopened, e.Ended = now, true, false, false
+	if e.State != Established {
 		t.move(e, Established)
 	}
 }
@@ -31,16 +103,24 @@ func (t *Table) move(e *Entry, s State) {
 
 // Idle is the time for which a flow may stay silent, ms.
 func (t *Table) idle(e *Entry) uint32 {
+	l := &t.limits
+	if int(e.Service) < len(t.own) {
+		l = &t.own[e.Service]
+	}
+	if e.State == Closing && e.Half {
+		return l.half
+	}
 	udp := 0
 	if e.Key.Proto != core.ProtoTCP {
 		udp = 1
 	}
-	return t.timeout[e.State][udp]
+	return l.timeout[e.State][udp]
 }
 
-// Sweep looks at the next n entries, wrapping around, and ends the flows that
-// were silent for too long or for which ended, if not nil, says so.
-func (t *Table) Sweep(n int, now uint32, ended func(*Entry) bool) {
+// Sweep looks at the next n entries, wrapping around, and ends those that judge
+// says are over; silent says that a flow was silent for too long. Without a judge
+// that ends it.
+func (t *Table) Sweep(n int, now uint32, judge func(e *Entry, silent bool) (over bool)) {
 	for range min(n, int(t.used)) {
 		if t.cursor >= t.used {
 			t.cursor = 0
@@ -50,7 +130,8 @@ func (t *Table) Sweep(n int, now uint32, ended func(*Entry) bool) {
 		if e.State == free {
 			continue
 		}
-		if ended != nil && ended(e) || now-e.Seen > t.idle(e) {
+		silent := now-e.Seen > t.idle(e)
+		if judge == nil && silent || judge != nil && judge(e, silent) {
 			t.Remove(e)
 		}
 	}
@@ -71,7 +152,7 @@ func (t *Table) Walk(at, n int, show func(*Entry)) int {
 	return at
 }
 
-// entryNumber is e's index in entries, which it must point into.
+// entryNumber returns e's index in entries, which it must point into.
 func entryNumber(entries []Entry, e *Entry) uint32 {
 	return uint32((uintptr(unsafe.Pointer(e)) - uintptr(unsafe.Pointer(&entries[0]))) / unsafe.Sizeof(Entry{}))
 }

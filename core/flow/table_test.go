@@ -3,6 +3,7 @@ package flow
 import (
 	"encoding/binary"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 	"unsafe"
@@ -11,7 +12,7 @@ import (
 	"github.com/caplance/caplance/core/packet"
 )
 
-var timeouts = Timeouts{TCP: time.Minute, TCPSyn: 10 * time.Second, TCPFin: 5 * time.Second, UDP: 20 * time.Second}
+var timeouts = &core.IdleTimeouts{All: core.Timeouts{TCP: time.Minute, TCPSyn: 10 * time.Second, TCPFin: 5 * time.Second, TCPHalfClosed: 15 * time.Second, UDP: 20 * time.Second}}
 
 func tcpKey(n uint32) core.FlowKey {
 	k := core.FlowKey{SrcPort: 1, DstPort: 80, Proto: core.ProtoTCP}
@@ -58,7 +59,7 @@ func TestAgainstModel(t *testing.T) {
 					e = tab.Insert(&k, h, now)
 					inserted++
 				}
-				tab.Touch(e, []uint8{packet.SYN, packet.ACK, packet.FIN}[rng.IntN(3)], 100, now)
+				tab.Touch(e, Segment{Flags: []uint8{packet.SYN, packet.ACK, packet.FIN}[rng.IntN(3)], Size: 100}, now)
 				want[k] = now + tab.idle(e)
 			case r < 8 && e != nil:
 				tab.Remove(e)
@@ -102,7 +103,7 @@ func TestStates(t *testing.T) {
 			tab := New(4, timeouts, nil)
 			e := tab.Insert(&tt.key, tt.key.Hash(0), 0)
 			for _, fl := range tt.flags {
-				tab.Touch(e, fl, 60, 0)
+				tab.Touch(e, Segment{Flags: fl, Size: 60}, 0)
 			}
 			if e.State != tt.want {
 				t.Errorf("state %v, want %v", e.State, tt.want)
@@ -119,7 +120,7 @@ func TestEviction(t *testing.T) {
 		k := tcpKey(n)
 		e := tab.Insert(&k, k.Hash(0), 0)
 		for _, f := range flags {
-			tab.Touch(e, f, 60, 0)
+			tab.Touch(e, Segment{Flags: f, Size: 60}, 0)
 		}
 		return e
 	}
@@ -161,7 +162,7 @@ func TestSweepEnded(t *testing.T) {
 		k := tcpKey(n)
 		tab.Insert(&k, k.Hash(0), 0).Backend = core.Handle(n % 2)
 	}
-	tab.Sweep(100, 0, func(e *Entry) bool { return e.Backend == 1 })
+	tab.Sweep(100, 0, func(e *Entry, _ bool) bool { return e.Backend == 1 })
 	left := 0
 	for at := 0; at >= 0; {
 		at = tab.Walk(at, 3, func(e *Entry) {
@@ -175,12 +176,47 @@ func TestSweepEnded(t *testing.T) {
 	}
 }
 
+// Flows are as patient as their service says, also after a change.
+func TestTimeoutsOfServices(t *testing.T) {
+	own := *timeouts
+	own.By = []core.Timeouts{{TCP: time.Hour, UDP: time.Second}, own.All}
+	tab := New(10, &own, nil)
+	insert := func(k core.FlowKey, of core.ServiceID) {
+		e := tab.Insert(&k, k.Hash(0), 0)
+		e.Service = of
+		tab.Touch(e, Segment{Flags: packet.ACK, Size: 60}, 0)
+	}
+	insert(tcpKey(1), 0)
+	insert(tcpKey(2), 1)
+	insert(tcpKey(3), 5)
+	insert(udpKey(4), 0)
+	left := func(now uint32) (list []uint32) {
+		tab.Sweep(100, now, nil)
+		for n, k := range []core.FlowKey{tcpKey(1), tcpKey(2), tcpKey(3), udpKey(4)} {
+			if tab.Find(&k, k.Hash(0)) != nil {
+				list = append(list, uint32(n+1))
+			}
+		}
+		return list
+	}
+	if got := left(1001); !slices.Equal(got, []uint32{1, 2, 3}) {
+		t.Errorf("after a second there are %v", got)
+	}
+	if got := left(60_001); !slices.Equal(got, []uint32{1}) {
+		t.Errorf("after a minute there are %v", got)
+	}
+	tab.SetTimeouts(timeouts)
+	if got := left(60_001); len(got) != 0 {
+		t.Errorf("after the change there are %v", got)
+	}
+}
+
 // The clock wraps after 49 days.
 func TestClockWraps(t *testing.T) {
 	tab := New(10, timeouts, nil)
 	k := tcpKey(1)
 	before := ^uint32(0) - 1000
-	tab.Touch(tab.Insert(&k, k.Hash(0), before), packet.ACK, 60, before)
+	tab.Touch(tab.Insert(&k, k.Hash(0), before), Segment{Flags: packet.ACK, Size: 60}, before)
 	if tab.Sweep(10, before+30_000, nil); tab.Len() != 1 {
 		t.Error("ended before its time")
 	}
@@ -190,8 +226,8 @@ func TestClockWraps(t *testing.T) {
 }
 
 func TestSize(t *testing.T) {
-	if s := unsafe.Sizeof(Entry{}); s != 80 {
-		t.Errorf("an entry is %d bytes; the documentation says 80", s)
+	if s := unsafe.Sizeof(Entry{}); s != 96 {
+		t.Errorf("an entry is %d bytes; the documentation says 96", s)
 	}
 }
 
@@ -203,7 +239,7 @@ func TestDoesNotAllocate(t *testing.T) {
 		k := tcpKey(n)
 		h := k.Hash(1)
 		if e := tab.Insert(&k, h, n); e != nil {
-			tab.Touch(e, packet.SYN, 60, n)
+			tab.Touch(e, Segment{Flags: packet.SYN, Size: 60}, n)
 		}
 		tab.Find(&k, h)
 		tab.Sweep(4, n, nil)

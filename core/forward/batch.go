@@ -25,6 +25,15 @@ type batch struct {
 	iov    [][2]unix.Iovec
 	head   []tunnelHeader
 	dst    []unix.RawSockaddrInet6 // as large as a RawSockaddrInet4
+	class  []classMessage
+}
+
+// classMessage is a control message with the DSCP and ECN of a packet: IP_TOS or
+// IPV6_TCLASS (ip(7), ipv6(7)).
+type classMessage struct {
+	unix.Cmsghdr
+	class int32
+	_     [4]byte
 }
 
 type mmsghdr struct {
@@ -50,11 +59,14 @@ func (b *batch) open(family, proto, header int) error {
 		}
 	}
 	set(unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 8<<20)
-	switch {
-	case family == unix.AF_INET:
-		set(unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DO)
-	case proto == unix.IPPROTO_UDP:
-		set(unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_DO)
+	// PROBE sends with DF and keeps to the link's MTU, whatever ICMP said of the way:
+	// a forged error must not make a path narrow.
+	if family == unix.AF_INET {
+		set(unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE)
+	} else {
+		set(unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE)
+	}
+	if family == unix.AF_INET6 && proto == unix.IPPROTO_UDP {
 		set(unix.IPPROTO_IPV6, unix.IPV6_CHECKSUM, 6) // not optional over IPv6 (RFC 8200, §8.1)
 	}
 	if err != nil {
@@ -69,6 +81,7 @@ func (b *batch) init(fd, header int) {
 	b.iov = make([][2]unix.Iovec, batchSize)
 	b.head = make([]tunnelHeader, batchSize)
 	b.dst = make([]unix.RawSockaddrInet6, batchSize)
+	b.class = make([]classMessage, batchSize)
 	for i := range b.vec {
 		b.iov[i][0].Base = &b.head[i][0]
 		b.iov[i][0].SetLen(header)
@@ -77,6 +90,26 @@ func (b *batch) init(fd, header int) {
 		h.SetIovlen(2)
 		h.Name = (*byte)(unsafe.Pointer(&b.dst[i]))
 	}
+}
+
+// mark has a packet of the batch sent with DSCP and ECN, in the header that the
+// kernel writes.
+func (b *batch) mark(i int, class uint8) {
+	h := &b.vec[i].hdr
+	if class == 0 { // as the kernel has it by itself: most packets
+		h.Control = nil
+		h.SetControllen(0)
+		return
+	}
+	c := &b.class[i]
+	c.Level, c.Type = unix.IPPROTO_IP, unix.IP_TOS
+	if b.dst[i].Family == unix.AF_INET6 {
+		c.Level, c.Type = unix.IPPROTO_IPV6, unix.IPV6_TCLASS
+	}
+	c.SetLen(unix.CmsgLen(4))
+	c.class = int32(class)
+	h.Control = (*byte)(unsafe.Pointer(c))
+	h.SetControllen(int(unsafe.Sizeof(*c)))
 }
 
 // add appends a packet to the batch, which has room, and says where it stands.

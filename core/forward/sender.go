@@ -4,7 +4,7 @@
 // whatever the packet inside is. Direct mode sends the packet itself to the
 // backend's MAC, still addressed to the VIP.
 //
-//	s.Tunnel(backend, flowHash, packet) // keeps packet until Flush
+//	s.Tunnel(backend, key.TunnelPort(), true, packet) // keeps packet until Flush
 //	s.Direct(backend, packet)
 //	s.Flush() // one sendmmsg per address family and mode
 package forward
@@ -25,7 +25,7 @@ const (
 	Overhead6 = 40 + 8
 )
 
-// Overhead is what the tunnel to addr adds to a packet, bytes.
+// Overhead returns what the tunnel to addr adds to a packet, bytes.
 func Overhead(addr netip.Addr) int {
 	if addr.Is4() {
 		return Overhead4
@@ -41,7 +41,7 @@ type Sender struct {
 
 	Packets     atomic.Uint64
 	Bytes       atomic.Uint64 // without the outer headers
-	TooLong     atomic.Uint64 // the path's MTU shrank below what we knew
+	TooLong     atomic.Uint64 // the link's MTU shrank below what we knew
 	Unreachable atomic.Uint64 // no route or no neighbour
 	Busy        atomic.Uint64 // the device's queue was full
 	Failed      atomic.Uint64 // any other error
@@ -80,28 +80,34 @@ func index(addr netip.Addr) int {
 	return 1
 }
 
-// Tunnel queues packet for the backend's agent at addr. flow picks the source
-// port, so that routers and network cards spread flows without reordering
-// one. The bytes must stay as they are until Flush.
-func (s *Sender) Tunnel(addr netip.Addr, flow uint64, packet []byte) {
+// Tunnel queues packet for the backend's agent at addr. The source port is a
+// flow's own, so that routers and network cards spread flows without reordering
+// one. The outer header has the packet's ECN field if the agent folds it back (RFC
+// 6040, §4.1: normal or compatibility mode). The bytes must stay as they are until
+// Flush.
+func (s *Sender) Tunnel(addr netip.Addr, src uint16, folds bool, packet []byte) {
 	b := &s.tunnel[index(addr)]
 	i := s.queue(b, addr, packet)
 	if i < 0 {
 		return
 	}
-	src := 0xc000 | uint16(flow>>48)&0x3fff // the dynamic ports, RFC 6335
+	c := class(packet)
+	if !folds {
+		c &^= 3
+	}
+	b.mark(i, c)
 	size := uint16(8 + len(packet))
 	b.head[i] = tunnelHeader{byte(src >> 8), byte(src), byte(s.port >> 8), byte(s.port), byte(size >> 8), byte(size)}
 }
 
-// Direct queues packet for the backend at addr, which must be on a link of ours
-// and of the packet's family: the kernel routes by addr, whatever the packet's
+// Direct queues packet for the backend at addr, which must be on a link of this
+// machine and of the packet's family: the kernel routes by addr, whatever the packet's
 // destination says. The bytes must stay as they are until Flush.
 func (s *Sender) Direct(addr netip.Addr, packet []byte) {
 	s.queue(&s.direct[index(addr)], addr, packet)
 }
 
-// queue is the place in the batch that the packet got, or -1.
+// queue returns the place in the batch that the packet got, or -1.
 func (s *Sender) queue(b *batch, addr netip.Addr, packet []byte) int {
 	if b.fd < 0 {
 		s.Unreachable.Add(1)
@@ -112,6 +118,9 @@ func (s *Sender) queue(b *batch, addr netip.Addr, packet []byte) int {
 	}
 	return b.add(addr, packet)
 }
+
+// SetPort changes the tunnel's port, between two batches.
+func (s *Sender) SetPort(port uint16) { s.port = port }
 
 // Flush sends what waits and forgets the packets.
 func (s *Sender) Flush() {

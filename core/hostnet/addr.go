@@ -7,10 +7,11 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/caplance/caplance/core/rtnl"
 )
 
 // AddAddr puts the address on the link. An address that the link already has,
@@ -24,53 +25,87 @@ func (j *Journal) AddAddr(link string, p netip.Prefix) error {
 	if j.file == nil {
 		return os.ErrClosed
 	}
-	l, err := netlink.LinkByName(link)
+	n, err := readNetwork()
 	if err != nil {
-		return fmt.Errorf("link %s: %w", link, err)
-	}
-	has, err := hasAddr(l, p.Addr())
-	if err != nil || has {
 		return err
 	}
-	return j.record(change{Link: link, Addr: p.String()}, func() error {
-		err := netlink.AddrAdd(l, newAddr(p))
-		switch {
-		case errors.Is(err, unix.EACCES) && p.Addr().Is6():
-			return fmt.Errorf("address %s on %s: IPv6 is off there, set net.ipv6.conf.%[2]s.disable_ipv6=0: %w", p, link, err)
-		case err != nil:
-			return fmt.Errorf("address %s on %s: %w", p, link, err)
-		}
-		return nil
-	})
+	return j.addAddr(n, Addr{link, p})
 }
 
 // RemoveAddr takes an address off that AddAddr put there; any other stays.
 func (j *Journal) RemoveAddr(link string, p netip.Prefix) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	i := slices.Index(j.done, change{Link: link, Addr: p.String()})
+	i := j.find(change{Link: link, Addr: p.String()})
 	if i < 0 {
 		return nil
 	}
-	if err := j.done[i].undo(); err != nil {
-		return err
-	}
-	// The file keeps the line: undoing it once more does nothing.
-	j.done = slices.Delete(j.done, i, i+1)
-	return nil
+	return j.takeBack(j.done[i])
 }
 
-func hasAddr(l netlink.Link, a netip.Addr) (bool, error) {
-	addrs, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+// network is what the machine has now.
+type network struct {
+	links map[string]netlink.Link
+	addrs map[int]map[netip.Addr]bool // of each link's index
+}
+
+func readNetwork() (*network, error) {
+	links, err := rtnl.Dump(netlink.LinkList)
 	if err != nil {
-		return false, fmt.Errorf("addresses of %s: %w", l.Attrs().Name, err)
+		return nil, fmt.Errorf("network links: %w", err)
 	}
-	for _, have := range addrs {
-		if ip, ok := netip.AddrFromSlice(have.IP); ok && ip.Unmap() == a.Unmap() {
-			return true, nil
+	addrs, err := rtnl.Dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
+	if err != nil {
+		return nil, fmt.Errorf("network addresses: %w", err)
+	}
+	n := &network{links: map[string]netlink.Link{}, addrs: map[int]map[netip.Addr]bool{}}
+	for _, l := range links {
+		n.links[l.Attrs().Name], n.addrs[l.Attrs().Index] = l, map[netip.Addr]bool{}
+	}
+	for _, a := range addrs {
+		if ip, ok := netip.AddrFromSlice(a.IP); ok && n.addrs[a.LinkIndex] != nil {
+			n.addrs[a.LinkIndex][ip.Unmap()] = true
 		}
 	}
-	return false, nil
+	return n, nil
+}
+
+// addAddr adds an address that the link does not have. One that is ours keeps
+// its line in the journal, unless the link has another name or index now.
+func (j *Journal) addAddr(n *network, a Addr) error {
+	l, ok := n.links[a.Link]
+	if !ok {
+		return fmt.Errorf("link %s: there is none of that name", a.Link)
+	}
+	c := change{Link: a.Link, Index: l.Attrs().Index, Addr: a.Prefix.String()}
+	has, i := n.addrs[c.Index][a.Prefix.Addr().Unmap()], j.find(c)
+	add := func() error {
+		if has {
+			return nil
+		}
+		return addTo(l, a.Prefix)
+	}
+	switch {
+	case i < 0 && has: // somebody else's
+		return nil
+	case i < 0, j.done[i].Link != c.Link, j.done[i].Index != c.Index:
+		return j.record(c, add)
+	}
+	return add()
+}
+
+func addTo(l netlink.Link, p netip.Prefix) error {
+	err := netlink.AddrAdd(l, newAddr(p))
+	name := l.Attrs().Name
+	switch {
+	case errors.Is(err, unix.EEXIST): // since the last look
+		return nil
+	case errors.Is(err, unix.EACCES) && p.Addr().Is6():
+		return fmt.Errorf("address %s on %s: IPv6 is off there, set net.ipv6.conf.%[2]s.disable_ipv6=0: %w", p, name, err)
+	case err != nil:
+		return fmt.Errorf("address %s on %s: %w", p, name, err)
+	}
+	return nil
 }
 
 func newAddr(p netip.Prefix) *netlink.Addr {
@@ -88,12 +123,12 @@ func newAddr(p netip.Prefix) *netlink.Addr {
 
 // removeAddr takes the address off again; an address or a link that is gone
 // already is as good.
-func removeAddr(link, addr string) error {
-	p, err := netip.ParsePrefix(addr)
+func removeAddr(c change) error {
+	p, err := netip.ParsePrefix(c.Addr)
 	if err != nil {
 		return err
 	}
-	l, err := netlink.LinkByName(link)
+	l, err := c.link()
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
 		return nil
 	}
@@ -105,4 +140,13 @@ func removeAddr(link, addr string) error {
 		return nil
 	}
 	return err
+}
+
+// link finds a link by its index, which a new name does not change; journals of
+// the first edition have names only.
+func (c change) link() (netlink.Link, error) {
+	if c.Index != 0 {
+		return netlink.LinkByIndex(c.Index)
+	}
+	return netlink.LinkByName(c.Link)
 }

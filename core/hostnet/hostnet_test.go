@@ -9,9 +9,12 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	"go.uber.org/goleak"
 
-	"github.com/caplance/caplance/e2e/require"
+	"github.com/caplance/caplance/core/nettest"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const arpIgnore = "net.ipv4.conf.all.arp_ignore"
 
@@ -20,7 +23,7 @@ var (
 	vip6 = netip.MustParsePrefix("2001:db8::1/128")
 )
 
-// machine is what the tests compare before and after.
+// machine returns what the tests compare before and after.
 func machine(t *testing.T) string {
 	t.Helper()
 	lo, err := netlink.LinkByName("lo")
@@ -62,7 +65,7 @@ func change3(t *testing.T, j *Journal) {
 }
 
 func TestCloseRestores(t *testing.T) {
-	require.NetNS(t)
+	nettest.NetNS(t)
 	path := filepath.Join(t.TempDir(), "run", "journal")
 	before := machine(t)
 	j := open(t, path)
@@ -86,7 +89,7 @@ func TestCloseRestores(t *testing.T) {
 }
 
 func TestForeignStateStays(t *testing.T) {
-	require.NetNS(t)
+	nettest.NetNS(t)
 	lo, _ := netlink.LinkByName("lo")
 	if err := errors.Join(netlink.AddrAdd(lo, newAddr(vip4)), writeSysctl(arpIgnore, "2")); err != nil {
 		t.Fatal(err)
@@ -105,7 +108,7 @@ func TestForeignStateStays(t *testing.T) {
 }
 
 func TestRemoveAddr(t *testing.T) {
-	require.NetNS(t)
+	nettest.NetNS(t)
 	before := machine(t)
 	j := open(t, filepath.Join(t.TempDir(), "journal"))
 	own := netip.MustParsePrefix("127.0.0.1/8")
@@ -118,7 +121,7 @@ func TestRemoveAddr(t *testing.T) {
 }
 
 func TestErrorsNameTheThing(t *testing.T) {
-	require.NetNS(t)
+	nettest.NetNS(t)
 	j := open(t, filepath.Join(t.TempDir(), "journal"))
 	for want, err := range map[string]error{
 		"link eth9":       j.AddAddr("eth9", vip4),

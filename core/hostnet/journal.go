@@ -1,11 +1,14 @@
 // Package hostnet changes the machine's addresses and sysctls and takes every
-// change back: at Close, or at the next Open when the process was killed. Each
-// change is written to a journal before it is made.
+// change back. Each change is written to a journal before it is made; a
+// successor of a killed process adopts them as its own.
 //
-//	j, err := hostnet.Open("/run/caplance/agent.journal")
+//	j, err := hostnet.Adopt("/run/caplance/server.journal")
 //	defer j.Close()
-//	err = j.SetSysctl("net.ipv4.conf.all.arp_ignore", "1")
-//	err = j.AddAddr("lo", netip.MustParsePrefix("192.0.2.1/32"))
+//	target := hostnet.NewTarget(j) // a reconcile.Target
+//	err = target.Add(ctx, nil, &hostnet.State{
+//		Addrs:   []hostnet.Addr{{Link: "eth0", Prefix: netip.MustParsePrefix("192.0.2.1/32")}},
+//		Sysctls: map[string]string{"net.ipv4.conf.all.arp_ignore": "1"},
+//	})
 //
 // All calls must come from threads of one network namespace.
 package hostnet
@@ -15,33 +18,69 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"net/netip"
 	"os"
-	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
 )
 
-// ErrBusy says that another live process holds the journal.
-var ErrBusy = errors.New("journal held by another running instance")
+// ErrBusy is wrapped by errors about what another live process holds.
+var ErrBusy = errors.New("held by another running instance")
 
 // Journal is the undo list of one process. Its methods may be called
 // concurrently; after Close they fail with os.ErrClosed.
 type Journal struct {
-	mu        sync.Mutex
-	file      *os.File
-	done      []change // in the order they were made
-	reclaimed int
+	mu      sync.Mutex
+	path    string
+	file    *os.File
+	done    []change // in the order they were made
+	adopted int
+	undone  int
+
+	ours sync.Map // linkAddr → struct{}: those of done, for those who cannot wait for mu
 }
 
-// change is one line of the journal: either an address or a sysctl.
+// linkAddr is an address of the link with an index.
+type linkAddr struct {
+	index int
+	addr  netip.Addr
+}
+
+// Ours reports whether an address of a link is there by this journal. It does not wait
+// for a change that is under way, whose address is ours already.
+func (j *Journal) Ours(link int, a netip.Addr) bool {
+	_, ok := j.ours.Load(linkAddr{link, a.Unmap()})
+	return ok
+}
+
+// note remembers whether the address of a change is ours.
+func (j *Journal) note(c change, ours bool) {
+	p, err := netip.ParsePrefix(c.Addr)
+	at := linkAddr{c.Index, p.Addr().Unmap()}
+	switch {
+	case err != nil: // a sysctl's
+	case ours:
+		j.ours.Store(at, struct{}{})
+	default:
+		j.ours.Delete(at)
+	}
+}
+
+// change is one line of the journal: either an address or a sysctl. A later
+// line about the same thing takes the earlier one's place.
 type change struct {
 	Link   string `json:"link,omitempty"`
+	Index  int    `json:"index,omitempty"` // of the link, which may be renamed
 	Addr   string `json:"addr,omitempty"`
-	Sysctl string `json:"sysctl,omitempty"`
+	Sysctl string `json:"sysctl,omitempty"` // with slashes
 	Old    string `json:"old,omitempty"`
 	New    string `json:"new,omitempty"`
+	Undone bool   `json:"undone,omitempty"` // it was taken back
+
+	before []string // values that New had in earlier lines
 }
 
 func (c change) String() string {
@@ -51,12 +90,20 @@ func (c change) String() string {
 	return fmt.Sprintf("address %s on %s", c.Addr, c.Link)
 }
 
+// about reports whether two changes are about the same thing.
+func (c change) about(o change) bool {
+	if c.Sysctl != "" || o.Sysctl != "" {
+		return c.Sysctl == o.Sysctl
+	}
+	return c.Addr == o.Addr && (c.Link == o.Link || c.Index != 0 && c.Index == o.Index)
+}
+
 func (c change) undo() error {
 	var err error
 	if c.Sysctl != "" {
-		err = restoreSysctl(c.Sysctl, c.Old, c.New)
+		err = restoreSysctl(c)
 	} else {
-		err = removeAddr(c.Link, c.Addr)
+		err = removeAddr(c)
 	}
 	if err != nil {
 		return fmt.Errorf("undo of %s: %w", c, err)
@@ -64,71 +111,85 @@ func (c change) undo() error {
 	return nil
 }
 
-// Open takes the journal at path for this process, making its directory when
-// that is missing, and undoes what a killed predecessor left there. It fails
-// with ErrBusy when the predecessor is alive.
-func Open(path string) (*Journal, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, fmt.Errorf("journal directory: %w", err)
+// merge puts a line behind those before it.
+func merge(done []change, c change) []change {
+	i := slices.IndexFunc(done, c.about)
+	switch {
+	case i < 0 && c.Undone:
+	case i < 0:
+		done = append(done, c)
+	case c.Undone:
+		done = slices.Delete(done, i, i+1)
+	case c.Sysctl != "":
+		c.Old, c.before = done[i].Old, append(done[i].before, done[i].New)
+		done[i] = c
+	default:
+		done[i] = c
 	}
-	f, err := openLocked(path)
-	if err != nil {
-		return nil, fmt.Errorf("journal %s: %w", path, err)
-	}
-	j := &Journal{file: f}
-	if err := j.reclaim(); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("journal %s: what the last run left: %w (take it back by hand and remove the file)", path, err)
-	}
-	return j, nil
+	return done
 }
 
-// openLocked opens and locks the file. A predecessor unlinks it while it holds
-// the lock, so the file that was locked must still be the one at path.
-func openLocked(path string) (*os.File, error) {
-	for {
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
-		if err != nil {
-			return nil, err
-		}
-		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-			f.Close()
-			if errors.Is(err, unix.EWOULDBLOCK) {
-				err = ErrBusy
-			}
-			return nil, err
-		}
-		mine, err1 := f.Stat()
-		there, err2 := os.Stat(path)
-		if err1 == nil && err2 == nil && os.SameFile(mine, there) {
-			return f, nil
-		}
-		f.Close()
+// find returns the change about the same thing, or -1.
+func (j *Journal) find(c change) int { return slices.IndexFunc(j.done, c.about) }
+
+// record makes one change: journal first, so that a kill between the two
+// leaves an entry whose undo finds nothing to do.
+func (j *Journal) record(c change, make func() error) error {
+	if err := j.write(c); err != nil {
+		return fmt.Errorf("journal: %w", err)
 	}
+	j.note(c, true)
+	if err := make(); err != nil {
+		j.note(c, j.find(c) >= 0)
+		return err
+	}
+	j.done = merge(j.done, c)
+	return nil
 }
 
-// reclaim undoes the changes in the file and starts it afresh.
-func (j *Journal) reclaim() error {
-	data, err := io.ReadAll(j.file)
+// takeBack undoes a change and says so in the journal, lest a successor takes
+// what somebody else makes later for ours.
+func (j *Journal) takeBack(c change) error {
+	if err := c.undo(); err != nil {
+		return err
+	}
+	c.Undone = true
+	j.done = merge(j.done, c)
+	j.note(c, false)
+	// On a full disk it is undone once more at worst.
+	if err := j.write(c); err != nil && !errors.Is(err, unix.ENOSPC) {
+		return fmt.Errorf("journal: %w", err)
+	}
+	return nil
+}
+
+// write appends one line with a single write(2), which a kill does not split.
+func (j *Journal) write(v any) error {
+	line, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
-	here, err := currentOrigin()
+	_, err = j.file.Write(append(line, '\n'))
+	return err
+}
+
+// origin is where and when changes were made: addresses and sysctls outlive
+// neither the boot nor the network namespace.
+type origin struct {
+	Boot  string `json:"boot"`
+	NetNS uint64 `json:"netns"` // inode of the namespace
+}
+
+func currentOrigin() (origin, error) {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
-		return err
+		return origin{}, fmt.Errorf("boot id: %w", err)
 	}
-	left, err := parse(data, here)
-	if err != nil {
-		return err
+	var st unix.Stat_t
+	if err := unix.Stat("/proc/thread-self/ns/net", &st); err != nil {
+		return origin{}, fmt.Errorf("network namespace: %w", err)
 	}
-	if err := undo(left); err != nil {
-		return err
-	}
-	j.reclaimed = len(left)
-	if err := j.file.Truncate(0); err != nil {
-		return err
-	}
-	return j.write(here)
+	return origin{Boot: strings.TrimSpace(string(boot)), NetNS: st.Ino}, nil
 }
 
 // parse returns the changes of a journal that was written at this boot in this
@@ -146,8 +207,8 @@ func parse(data []byte, here origin) ([]change, error) {
 		var err error
 		if i == 0 {
 			err = json.Unmarshal(line, &from)
-		} else if err = json.Unmarshal(line, &c); err == nil {
-			left = append(left, c)
+		} else if err = decode(line, &c); err == nil {
+			left = merge(left, c)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("line %d: %w", i+1, err)
@@ -157,4 +218,22 @@ func parse(data []byte, here origin) ([]change, error) {
 		return nil, nil
 	}
 	return left, nil
+}
+
+// check refuses what this package does not write.
+func (c change) check() error {
+	if c.Sysctl == "" {
+		return nil
+	}
+	if _, err := sysctlPath(c.Sysctl); err != nil {
+		return err
+	}
+	return checkValues(c.Sysctl, c.Old, c.New)
+}
+
+func decode(line []byte, c *change) error {
+	if err := json.Unmarshal(line, c); err != nil {
+		return err
+	}
+	return c.check()
 }

@@ -6,7 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/caplance/caplance/e2e/require"
+	"github.com/caplance/caplance/core/nettest"
 )
 
 // kill drops the journal as SIGKILL does: the lock goes, the file stays.
@@ -16,7 +16,7 @@ func kill(j *Journal) {
 }
 
 func TestReclaimAfterKill(t *testing.T) {
-	require.NetNS(t)
+	nettest.NetNS(t)
 	path := filepath.Join(t.TempDir(), "journal")
 	before := machine(t)
 	j := open(t, path)
@@ -41,13 +41,13 @@ func TestReclaimAfterKill(t *testing.T) {
 func TestJournalOfAnotherNamespaceIsDropped(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "journal")
 	t.Run("elsewhere", func(t *testing.T) {
-		require.NetNS(t)
+		nettest.NetNS(t)
 		j := open(t, path)
 		change3(t, j)
 		kill(j)
 	})
 	t.Run("here", func(t *testing.T) {
-		require.NetNS(t)
+		nettest.NetNS(t)
 		if err := writeSysctl(arpIgnore, "1"); err != nil {
 			t.Fatal(err)
 		}

@@ -80,57 +80,106 @@ func quoted(b []byte) (src, dst [16]byte, proto uint8, ports []byte, ok bool) {
 	return src, dst, proto, b[at : at+4], true
 }
 
-// MaxTooBig is the space that TooBig may fill, bytes.
-const MaxTooBig = 1280
+// MaxError is the space that an ICMP error may fill, bytes.
+const MaxError = 1280
 
-// TooBig writes into dst the ICMP error that tells the sender of packet b
-// (parsed as p) to keep to mtu bytes: IPv4 "fragmentation needed" (RFC 1191,
-// §4) or IPv6 "packet too big" (RFC 4443, §3.2). Its source is the VIP, the
-// one address of ours that the client surely accepts packets from. It returns
-// the finished packet, a prefix of dst. dst holds MaxTooBig bytes.
-func TooBig(dst, b []byte, p *Packet, mtu int) []byte {
-	if p.Family == 4 {
-		return tooBig4(dst, b, mtu)
+// The smallest packets that an ICMP error may ask for: every host takes these
+// whole (RFC 791, §3.1; RFC 8200, §5), and less is asked for by forgeries.
+const (
+	least4 = 576
+	least6 = 1280
+)
+
+// Least returns the smallest MTU that TooBig tells the sender of a packet of the
+// family, bytes.
+func Least(family uint8) int {
+	if family == 4 {
+		return least4
 	}
-	return tooBig6(dst, b, mtu)
+	return least6
 }
 
-func tooBig4(dst, b []byte, mtu int) []byte {
+// TooBig writes into dst the ICMP error that tells the sender of packet b
+// (parsed as p) to keep to mtu bytes, or to Least: IPv4 "fragmentation needed"
+// (RFC 1191, §4) or IPv6 "packet too big" (RFC 4443, §3.2). Its source is the
+// VIP, the one address of this machine that the client surely accepts packets
+// from. It returns the finished packet, a prefix of dst. dst holds MaxError bytes.
+func TooBig(dst, b []byte, p *Packet, mtu int) []byte {
+	mtu = max(mtu, Least(p.Family))
+	if p.Family == 4 {
+		return error4(dst, b, icmpUnreachable, 4, uint32(mtu))
+	}
+	return error6(dst, b, icmp6TooBig, 0, uint32(mtu))
+}
+
+// TimeExceeded writes into dst the ICMP error that tells the sender of packet b
+// (parsed as p) that its TTL or hop limit ended here (RFC 792; RFC 4443, §3.3),
+// as TooBig does.
+func TimeExceeded(dst, b []byte, p *Packet) []byte {
+	if p.Family == 4 {
+		return error4(dst, b, icmpTimeExceeded, 0, 0)
+	}
+	return error6(dst, b, icmp6TimeExceeded, 0, 0)
+}
+
+// PortUnreachable writes, as TooBig does, the ICMP error that tells the sender of
+// packet b that nobody is at its port (RFC 792; RFC 4443, §3.1).
+func PortUnreachable(dst, b []byte, p *Packet) []byte {
+	if p.Family == 4 {
+		return error4(dst, b, icmpUnreachable, 3, 0)
+	}
+	return error6(dst, b, icmp6Unreachable, 4, 0)
+}
+
+// error4 quotes b behind a header whose second word is given.
+func error4(dst, b []byte, typ, code uint8, word uint32) []byte {
 	const head = 20 + 8
 	quote := min(len(b), 576-head) // RFC 1812, §4.3.2.3
 	out := dst[:head+quote]
-	clear(out[:head])
-	out[0] = 0x45
-	binary.BigEndian.PutUint16(out[2:], uint16(len(out)))
-	out[8], out[9] = 64, protoICMP
-	copy(out[12:16], b[16:20])
-	copy(out[16:20], b[12:16])
-	binary.BigEndian.PutUint16(out[10:], ^fold(sum(0, out[:20])))
+	answer4(out, b, protoICMP)
 	icmp := out[20:]
-	icmp[0], icmp[1] = icmpUnreachable, 4
-	binary.BigEndian.PutUint16(icmp[6:], uint16(mtu))
+	clear(icmp[:8])
+	icmp[0], icmp[1] = typ, code
+	binary.BigEndian.PutUint32(icmp[4:], word)
 	copy(icmp[8:], b[:quote])
 	binary.BigEndian.PutUint16(icmp[2:], ^fold(sum(0, icmp)))
 	return out
 }
 
-func tooBig6(dst, b []byte, mtu int) []byte {
+func error6(dst, b []byte, typ, code uint8, word uint32) []byte {
 	const head = 40 + 8
-	quote := min(len(b), MaxTooBig-head)
+	quote := min(len(b), MaxError-head)
 	out := dst[:head+quote]
-	clear(out[:head])
-	out[0] = 0x60
-	binary.BigEndian.PutUint16(out[4:], uint16(8+quote))
-	out[6], out[7] = protoICMPv6, 64
-	copy(out[8:24], b[24:40])
-	copy(out[24:40], b[8:24])
+	answer6(out, b, protoICMPv6)
 	icmp := out[40:]
-	icmp[0] = icmp6TooBig
-	binary.BigEndian.PutUint32(icmp[4:], uint32(mtu))
+	clear(icmp[:8])
+	icmp[0], icmp[1] = typ, code
+	binary.BigEndian.PutUint32(icmp[4:], word)
 	copy(icmp[8:], b[:quote])
 	pseudo := sum(uint64(len(icmp))+protoICMPv6, out[8:40])
 	binary.BigEndian.PutUint16(icmp[2:], ^fold(sum(pseudo, icmp)))
 	return out
+}
+
+// answer4 writes the header of a packet, out, from the destination of b to its
+// source.
+func answer4(out, b []byte, proto uint8) {
+	clear(out[:20])
+	out[0] = 0x45
+	binary.BigEndian.PutUint16(out[2:], uint16(len(out)))
+	out[8], out[9] = 64, proto
+	copy(out[12:16], b[16:20])
+	copy(out[16:20], b[12:16])
+	binary.BigEndian.PutUint16(out[10:], ^fold(sum(0, out[:20])))
+}
+
+func answer6(out, b []byte, proto uint8) {
+	clear(out[:40])
+	out[0] = 0x60
+	binary.BigEndian.PutUint16(out[4:], uint16(len(out)-40))
+	out[6], out[7] = proto, 64
+	copy(out[8:24], b[24:40])
+	copy(out[24:40], b[8:24])
 }
 
 // sum adds b's 16-bit words to s (RFC 1071); fold finishes it.

@@ -48,20 +48,28 @@ type Packet struct {
 	Key      core.FlowKey
 	Kind     Kind
 	Family   uint8  // 4 or 6
+	TTL      uint8  // of IPv6 the hop limit
 	TCPFlags uint8  // of a TCP segment
 	DF       bool   // may not be fragmented: IPv4 with DF, every IPv6 packet
 	More     bool   // a fragment that others follow
+	Atomic   bool   // has a fragment header, but is the whole datagram (RFC 6946)
 	Offset   uint16 // fragment offset, bytes
 	FragID   uint32 // identification shared by the fragments of a datagram
+	Front    int    // bytes before what the fragments of a datagram share out
 	Header   int    // bytes before the transport header
 	Length   int    // bytes of the packet, at most len of what was parsed
+	Seq, Ack uint32 // of a TCP segment; no ACK without its flag
+	Payload  int    // bytes behind its header
 }
 
-// IsFragment says whether the packet is any fragment of a datagram, the first
+// IsFragment reports whether the packet is any fragment of a datagram, the first
 // included.
 func (p *Packet) IsFragment() bool { return p.More || p.Offset != 0 }
 
-// Plain says whether the packet has a transport header right behind an IP header
+// Carried returns how many bytes of its datagram a fragment carries.
+func (p *Packet) Carried() int { return p.Length - p.Front }
+
+// Plain reports whether the packet has a transport header right behind an IP header
 // without options: what the kernel's programs can handle.
 func (p *Packet) Plain() bool {
 	return p.Kind == Transport && !p.IsFragment() && (p.Family == 4 && p.Header == 20 || p.Family == 6 && p.Header == 40)
@@ -86,6 +94,7 @@ func (p *Packet) Parse(b []byte) error {
 func (p *Packet) parse4(b []byte) error {
 	p.Family = 4
 	p.Header = int(b[0]&15) * 4
+	p.Front = p.Header
 	p.Length = int(binary.BigEndian.Uint16(b[2:]))
 	if p.Header < 20 || p.Length < p.Header {
 		return ErrHeader
@@ -99,6 +108,7 @@ func (p *Packet) parse4(b []byte) error {
 	p.More = frag&0x2000 != 0
 	p.Offset = frag & 0x1fff * 8
 	p.FragID = uint32(binary.BigEndian.Uint16(b[4:]))
+	p.TTL = b[8]
 	map4(&p.Key.Src, b[12:16])
 	map4(&p.Key.Dst, b[16:20])
 	p.Key.Proto = b[9]
@@ -116,6 +126,7 @@ func (p *Packet) parse6(b []byte) error {
 		return ErrTruncated
 	}
 	b = b[:p.Length]
+	p.TTL = b[7]
 	copy(p.Key.Src[:], b[8:24])
 	copy(p.Key.Dst[:], b[24:40])
 	p.Header = 40
@@ -155,17 +166,25 @@ func (p *Packet) extensions(b []byte, next uint8) (uint8, error) {
 		h := b[p.Header:]
 		switch next {
 		case extFragment:
+			if p.Front != 0 { // fragments of fragments (RFC 8200, §4.1)
+				return 0, ErrHeader
+			}
 			frag := binary.BigEndian.Uint16(h[2:])
 			p.Offset, p.More = frag&^7, frag&1 != 0
+			p.Atomic = p.Offset == 0 && !p.More
 			p.FragID = binary.BigEndian.Uint32(h[4:])
 		case extAuth:
 			size = (int(h[1]) + 2) * 4
 		default:
 			size = (int(h[1]) + 1) * 8
 		}
+		is := next
 		next = h[0]
 		if p.Header += size; p.Header > len(b) {
 			return 0, ErrTruncated
+		}
+		if is == extFragment {
+			p.Front = p.Header
 		}
 		if p.Offset != 0 {
 			return next, nil // what follows belongs to an earlier fragment's chain
@@ -186,6 +205,7 @@ func (p *Packet) transport(b []byte) error {
 			return ErrTruncated
 		}
 		p.TCPFlags = t[13]
+		p.Seq, p.Ack, p.Payload = binary.BigEndian.Uint32(t[4:]), binary.BigEndian.Uint32(t[8:]), max(len(t)-int(t[12]>>4)*4, 0)
 	case core.ProtoUDP:
 		if len(t) < 8 {
 			return ErrTruncated

@@ -95,6 +95,43 @@ func TestParseFields(t *testing.T) {
 	}
 }
 
+// A fragment header is read for what it says of the datagram: whether there is
+// more of it (RFC 6946), and where what is cut into fragments begins.
+func TestParseFragmentHeader(t *testing.T) {
+	whole := packettest.UDP(client6, vip6, []byte("hello"))
+	header := func(b []byte, offset byte) []byte {
+		out := append(bytes.Clone(b[:40]), b[6], 0, 0, offset, 0, 0, 0, 9)
+		out[6] = extFragment
+		out = append(out, b[40:]...)
+		binary.BigEndian.PutUint16(out[4:], uint16(len(out)-40))
+		return out
+	}
+	for name, tt := range map[string]struct {
+		in                []byte
+		atomic, fragment  bool
+		front, head, size int
+	}{
+		"none":                    {whole, false, false, 0, 40, 0},
+		"the whole datagram":      {header(whole, 0), true, false, 48, 48, 13},
+		"a first one":             {header(whole, 1), false, true, 48, 48, 13},
+		"a later one":             {header(whole, 8), false, true, 48, 48, 13},
+		"a first one, options":    {header(withExtension(whole), 1), false, true, 48, 56, 21},
+		"options, whole datagram": {withExtension(header(whole, 0)), true, false, 56, 56, 13},
+	} {
+		var p Packet
+		if err := p.Parse(tt.in); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if p.Atomic != tt.atomic || p.IsFragment() != tt.fragment || p.Front != tt.front || p.Header != tt.head || tt.size != 0 && p.Carried() != tt.size {
+			t.Errorf("%s: %+v", name, p)
+		}
+	}
+	var p Packet
+	if err := p.Parse(header(header(whole, 0), 1)); !errors.Is(err, ErrHeader) {
+		t.Errorf("a fragment of a fragment: error %v", err)
+	}
+}
+
 // Every truncation of every packet is refused or read as what it still is,
 // and never beyond its end.
 func TestParseTruncated(t *testing.T) {
@@ -121,7 +158,7 @@ func TestTooBig(t *testing.T) {
 		if err := p.Parse(b); err != nil {
 			t.Fatal(err)
 		}
-		out := TooBig(make([]byte, MaxTooBig), b, &p, 1452)
+		out := TooBig(make([]byte, MaxError), b, &p, 1452)
 		if err := q.Parse(out); err != nil {
 			t.Fatal(err)
 		}
@@ -135,7 +172,7 @@ func TestTooBig(t *testing.T) {
 			continue
 		}
 		// Rebuilt by the independent builder, the packet must be the same.
-		want := packettest.ICMPError(vip6.Addr(), 2, 0, b[:MaxTooBig-48])
+		want := packettest.ICMPError(vip6.Addr(), 2, 0, b[:MaxError-48])
 		binary.BigEndian.PutUint32(want[44:], 1452)
 		if want[42], want[43] = out[42], out[43]; !bytes.Equal(want[40:42], out[40:42]) || !bytes.Equal(want[44:], out[44:]) {
 			t.Error("IPv6: wrong message")
@@ -144,6 +181,48 @@ func TestTooBig(t *testing.T) {
 		if s != 0xffff {
 			t.Errorf("IPv6: checksum folds to %#x", s)
 		}
+	}
+}
+
+func TestTimeExceeded(t *testing.T) {
+	for _, b := range [][]byte{packettest.TCP(client4, vip4, ACK, make([]byte, 1460)), packettest.UDP(client6, vip6, make([]byte, 9))} {
+		var p Packet
+		if err := p.Parse(b); err != nil {
+			t.Fatal(err)
+		}
+		out := TimeExceeded(make([]byte, MaxError), b, &p)
+		if p.Family == 4 {
+			if !packettest.Checksum4(out) || packettest.Sum(0, out[20:]) != 0xffff || !bytes.Equal(out[20:22], []byte{11, 0}) || !bytes.Equal(out[28:], b[:548]) {
+				t.Errorf("IPv4: %x", out)
+			}
+			continue
+		}
+		if want := packettest.ICMPError(vip6.Addr(), 3, 0, b); !bytes.Equal(out, want) {
+			t.Errorf("IPv6: %x, want %x", out, want)
+		}
+	}
+}
+
+// After each hop the checksum is what a router that sums it up anew writes.
+func TestHop(t *testing.T) {
+	for id := range 3000 {
+		b := packettest.TCP(client4, vip4, SYN, nil)
+		binary.BigEndian.PutUint16(b[4:], uint16(id*23))
+		b[8], b[10], b[11] = 255, 0, 0
+		binary.BigEndian.PutUint16(b[10:], ^packettest.Sum(0, b[:20]))
+		for ttl := 254; ttl >= 0; ttl -= 2 {
+			Hop(b)
+			Hop(b)
+			if want := ttl - 1; ttl > 0 && (int(b[8]) != want || !packettest.Checksum4(b) || b[10] == 0xff && b[11] == 0xff) {
+				t.Fatalf("identification %d, TTL %d: %x", id*23, b[8], b[:20])
+			}
+		}
+	}
+	b := packettest.UDP(client6, vip6, nil)
+	want := bytes.Clone(b)
+	want[7]--
+	if Hop(b); !bytes.Equal(b, want) {
+		t.Errorf("%x, want %x", b, want)
 	}
 }
 
@@ -231,7 +310,9 @@ func FuzzParse(f *testing.F) {
 		if p.Length > len(b) || p.Header > p.Length {
 			t.Fatalf("length %d header %d of %d bytes", p.Length, p.Header, len(b))
 		}
-		TooBig(make([]byte, MaxTooBig), b[:p.Length], &p, 1280)
+		TooBig(make([]byte, MaxError), b[:p.Length], &p, 1280)
+		PortUnreachable(make([]byte, MaxError), b[:p.Length], &p)
+		Reset(make([]byte, MaxError), b[:p.Length], &p)
 		var g Fragmenter
 		if g.Start(b, &p, 1280, 1) {
 			dst := make([]byte, 1280)

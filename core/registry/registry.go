@@ -1,150 +1,133 @@
 // Package registry is the balancer's side of the sessions that agents keep: it
-// admits backends, proves their data path, holds their leases and tells the
-// datapath who there is. docs/protocol.md is the protocol's definition.
+// admits backends, proves their data path, holds their leases and hands every
+// change to the datapath. docs/protocol.md is the protocol's definition.
 //
-//	r := registry.New(registry.Config{Addr: addr, OnChange: rebuildPools, …})
-//	err := r.Run(ctx) // until ctx ends
+//	r := registry.New(registry.Config{Addr: addr, Settings: settings, Apply: apply, …})
+//	err := r.Listen(ctx) // the port is taken, nobody is served yet
+//	…
+//	err = r.Run(ctx) // until ctx ends
+//	…
+//	r.Update(settings) // at any time
 package registry
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caplance/caplance/core"
+	"github.com/caplance/caplance/core/auth"
 )
 
 // Config is what a Registry needs. The functions may be called from several
-// goroutines at once, except OnChange.
+// goroutines at once, except Apply.
 type Config struct {
-	Addr   netip.AddrPort // where to listen, TCP
-	Agents []netip.Prefix // peers that may speak; all others are hung up on
+	Addr     netip.AddrPort // where to listen, TCP
+	Settings Settings       // until Update brings others
 
-	ReadTimeout   time.Duration // the lease: between two lines
-	WriteTimeout  time.Duration // for one answer
-	SanityTimeout time.Duration // between REGISTER and SANE
-	DrainTimeout  time.Duration // from DRAIN until flows are re-scheduled
-
-	Services []string // services= may name these
-
-	// Sanity sends the datagram to the tunnel port of a data IP, by the way
-	// that tunnelled packets take. It must not block for long.
+	// Sanity sends the datagram to the tunnel port of a data IP, on the path of
+	// tunnelled packets. It must not block for long.
 	Sanity func(to netip.Addr, datagram []byte) error
-	// Offer is what a v=2 agent is told at registration.
+	// Offer returns what a v=2 agent sets up. It is called at registration, at
+	// every HEALTH, which carries to the agent what has changed, and after
+	// Offers. It must not wait for a session.
 	Offer func(core.Backend) Offer
-	// Active is the number of flows that a backend has now.
-	Active func(name string) int
-	// OnChange gets all backends, ordered by name, after each change of one;
-	// the calls come one after another, before the agent has its answer. It
-	// may call Backends, and must not wait for a session.
-	OnChange func([]core.Backend)
+	// Refused returns why nobody can have a data IP: the balancer has it itself,
+	// or packets do not get there. It must be quick. After a change in what it
+	// says comes Recheck. nil refuses none.
+	Refused func(data netip.Addr) error
+	// Admin returns what an agent is told of the operator's orders for its backend,
+	// a word, "" for nothing; nil: nothing. It must be quick.
+	Admin func(backend string) string
+	// Active returns the number of flows that a backend has now.
+	Active func(core.Backend) int
+	// CountedAt returns a time before which every flow began that Active counts
+	// surely; nil: now.
+	CountedAt func() time.Time
+	// Live returns the number of connections that a backend's agent counts, 0 where
+	// none does. A drain waits for them, too, if the flow table has lost some; nil: not.
+	Live func(backend string) int
+	// Apply takes all backends, ordered by name, after a change and returns the
+	// revision that contains it. The calls come one after another; changes that
+	// are made during a call share the next one. It must return quickly, may
+	// call Backends, and must not wait for a session.
+	Apply func(backends []core.Backend) (revision uint64)
+	// Wait returns once the datapath works by a revision of Apply, or when ctx
+	// ends. Sessions call it before they answer; nil waits for nothing.
+	Wait func(ctx context.Context, revision uint64) error
+
+	// Connections takes what agents tell of their connections; nil: they are not
+	// asked to.
+	Connections Connections
+
+	// Joinable reports whether a token is out, and Join enrols a key by the secret of
+	// one and returns whose it is from then on. nil: nobody joins.
+	Joinable func() bool
+	Join     func(secret []byte, key auth.PublicKey) (name string, err error)
 
 	Log *slog.Logger
 }
 
 // Offer is what an agent sets up once it is registered.
 type Offer struct {
-	Direct    bool         // all packets come without a tunnel: MTU is the link's
-	VIPs      []netip.Addr // addresses for its lo
-	MTU       int          // largest IP packet through the tunnel, bytes
-	Balancers []netip.Addr // sources of tunnelled packets
+	Direct    bool            // all packets come without a tunnel: MTU is the link's
+	VIPs      []netip.Addr    // addresses for its lo
+	Services  []*core.Service // those that it serves
+	MTU       int             // largest IP packet for it, bytes
+	TunnelMTU int             // largest IP packet through the tunnel; 0: not known
+	Balancers []netip.Addr    // sources of tunnelled packets
 }
 
 // Registry serves the sessions. Make one with New.
 type Registry struct {
-	cfg    Config
-	roster roster
-	quiet  *limiter
-	ready  chan struct{}
-	bound  netip.AddrPort // once ready
-	door   door
-	wg     sync.WaitGroup
+	cfg      Config
+	settings atomic.Pointer[Settings]
+	leases   leases
+	conns    connLimiter
+	streams  streams
+	quiet    *logLimiter
+	sanities pool
+	counted  counted
+	ready    chan struct{}
+	recheck  chan struct{} // holds one
+	offers   atomic.Uint64 // how often they may have changed
+	wg       sync.WaitGroup
+
+	binding  sync.Mutex // guards what follows
+	listener net.Listener
+	bound    netip.AddrPort // as configured
 }
 
 // New checks nothing and starts nothing.
 func New(cfg Config) *Registry {
-	r := &Registry{cfg: cfg, ready: make(chan struct{}), quiet: &limiter{log: cfg.Log}}
-	r.roster = roster{cfg: &r.cfg, entries: map[string]*entry{}}
-	r.door.waiting = map[*session]time.Time{}
+	r := &Registry{cfg: cfg, ready: make(chan struct{}), recheck: make(chan struct{}, 1), quiet: &logLimiter{log: cfg.Log}}
+	cfg.Settings.Limits.fill()
+	r.settings.Store(&cfg.Settings)
+	r.leases = leases{cfg: &r.cfg, settings: &r.settings, entries: map[string]*entry{}}
+	r.conns.init()
+	r.streams.owners, r.streams.open = map[string]*session{}, map[string]*stream{}
 	return r
 }
 
 func (r *Registry) String() string { return "registry " + r.cfg.Addr.String() }
 
-// Ready is closed once agents can connect.
+// Ready returns a channel that is closed once agents are served.
 func (r *Registry) Ready() <-chan struct{} { return r.ready }
 
-// Addr is the address that is listened on, known once Ready is closed.
-func (r *Registry) Addr() netip.AddrPort { return r.bound }
-
-// Backends are the registered backends, ordered by name, the latest load= of
-// their heartbeats included.
-func (r *Registry) Backends() []core.Backend { return r.roster.backends() }
-
-// Run serves agents until ctx ends or the listener fails, then hangs up and
-// waits for the sessions. The backends stay listed: their flows go on.
-func (r *Registry) Run(ctx context.Context) error {
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", r.cfg.Addr.String())
-	if err != nil {
-		return fmt.Errorf("registry: %w", err)
-	}
-	r.bound = l.Addr().(*net.TCPAddr).AddrPort()
-	ctx, cancel := context.WithCancel(ctx)
-	stop := context.AfterFunc(ctx, func() { l.Close() })
-	defer func() {
-		cancel()
-		stop()
-		l.Close()
-		r.wg.Wait()
-	}()
-	r.wg.Go(func() { r.keepTime(ctx) })
-	close(r.ready)
-	for {
-		conn, err := l.Accept()
-		switch {
-		case err == nil:
-			r.accept(ctx, conn)
-		case ctx.Err() != nil:
-			return nil
-		case errors.Is(err, net.ErrClosed):
-			return fmt.Errorf("registry: %w", err)
-		default: // out of files or memory: others may give some back
-			r.quiet.warn("agent not accepted", "err", err)
-			pause(ctx, 100*time.Millisecond)
-		}
-	}
+// Session is one that a backend is registered by.
+type Session struct {
+	Backend string
+	Agent   string // whose it is; "" where agents prove nothing
+	Peer    netip.AddrPort
+	Proven  *auth.Identity // nil: nothing
 }
 
-func pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
-	}
-}
+// Sessions returns those that there are, ordered by backend.
+func (r *Registry) Sessions() []Session { return r.leases.sessions() }
 
-// keepTime ends leases and drains. Its pace bounds how late they end.
-func (r *Registry) keepTime(ctx context.Context) {
-	tick := time.NewTicker(200 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case now := <-tick.C:
-			expired, drained := r.roster.sweep(now)
-			for _, name := range expired {
-				r.cfg.Log.Warn("lost backend removed: lease expired", "backend", name)
-			}
-			for _, name := range drained {
-				r.cfg.Log.Info("backend drained", "backend", name)
-			}
-		}
-	}
-}
+// Backends returns the registered backends, ordered by name.
+func (r *Registry) Backends() []core.Backend { return r.leases.backends() }

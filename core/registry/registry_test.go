@@ -3,7 +3,6 @@ package registry
 import (
 	"bytes"
 	"context"
-	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -12,10 +11,12 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/caplance/caplance/core/protocol"
 )
 
-// run starts the world's registry on the loopback.
-func (w *world) run() {
+// run starts the testbed's registry on the loopback.
+func (w *testbed) run() {
 	w.t.Helper()
 	ctx, cancel := context.WithCancel(w.t.Context())
 	done := make(chan error)
@@ -33,14 +34,14 @@ func (w *world) run() {
 	}
 }
 
-func (w *world) dial() *peer {
+func (w *testbed) dial() *peer {
 	w.t.Helper()
 	conn, err := net.Dial("tcp", w.r.Addr().String())
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(func() { conn.Close() })
-	return &peer{TCPCommunicator: NewTCPCommunicator(conn, 10*time.Second, 10*time.Second), w: w, conn: conn}
+	return &peer{TCPCommunicator: protocol.NewTCPCommunicator(conn, 10*time.Second, 10*time.Second), w: w, conn: conn}
 }
 
 // line is ReadLine for tests outside of a bubble.
@@ -51,7 +52,7 @@ func (p *peer) line(want string) {
 	}
 }
 
-func (w *world) register(name string) *peer {
+func (w *testbed) register(name string) *peer {
 	w.t.Helper()
 	sent := make(chan string, 1)
 	w.r.cfg.Sanity = func(_ netip.Addr, d []byte) error {
@@ -69,7 +70,7 @@ func (w *world) register(name string) *peer {
 }
 
 func TestFloodDisturbsNobody(t *testing.T) {
-	w := newWorld(t)
+	w := newTestbed(t)
 	w.run()
 	good := w.register("web1")
 	var wg sync.WaitGroup
@@ -95,20 +96,22 @@ func TestFloodDisturbsNobody(t *testing.T) {
 		good.line("HEALTHACK 200")
 	}
 	wg.Wait()
-	w.r.door.mu.Lock()
-	waiting := len(w.r.door.waiting)
-	w.r.door.mu.Unlock()
-	if waiting > maxWaiting {
-		t.Errorf("%d connections wait, at most %d may", waiting, maxWaiting)
+	w.r.conns.mu.Lock()
+	waiting := w.r.conns.waiting
+	w.r.conns.mu.Unlock()
+	if waiting > DefaultLimits.PerAddress {
+		t.Errorf("%d connections wait, at most %d may from one address", waiting, DefaultLimits.PerAddress)
 	}
 	good.WriteLine("PAUSE")
 	good.line("PAUSED web1")
 }
 
 func TestStrangersAreHungUpOn(t *testing.T) {
-	w := newWorld(t)
+	w := newTestbed(t)
 	var log bytes.Buffer
-	w.r.cfg.Agents = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+	set := testSettings()
+	set.Agents = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+	w.r.Update(set)
 	w.r.quiet.log = slog.New(slog.NewTextHandler(&log, nil))
 	w.run()
 	for range 20 {
@@ -124,42 +127,56 @@ func TestStrangersAreHungUpOn(t *testing.T) {
 }
 
 func TestAddressInUse(t *testing.T) {
-	w := newWorld(t)
+	w := newTestbed(t)
 	w.run()
-	other := newWorld(t)
+	other := newTestbed(t)
 	other.r.cfg.Addr = w.r.Addr()
 	if err := other.r.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "address already in use") {
 		t.Errorf("second registry: %v", err)
 	}
 }
 
-func TestCommunicatorTimesOut(t *testing.T) {
-	here, there := net.Pipe()
-	defer there.Close()
-	c := NewTCPCommunicator(here, time.Millisecond, time.Millisecond)
-	var timeout net.Error
-	if _, err := c.ReadLine(); !errors.As(err, &timeout) || !timeout.Timeout() {
-		t.Errorf("read: %v", err)
+// A message is logged once a second for each address and what it is about, five times
+// for each network, and then how often it was not.
+func TestLogLimiter(t *testing.T) {
+	l, now := &logLimiter{}, time.Now()
+	one, neighbour, other := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.200"), netip.MustParseAddr("2001:db8::1")
+	for i, tt := range []struct {
+		after    time.Duration
+		from     netip.Addr
+		about    string
+		unlogged int
+		ok       bool
+	}{
+		{0, one, "b1", 0, true},
+		{0, one, "b1", 0, false},
+		{0, neighbour, "b1", 0, true},
+		{0, one, "b2", 0, true},
+		{0, one, "b3", 0, true},
+		{0, one, "b4", 0, true},
+		{0, one, "b5", 0, false},  // enough of this network
+		{0, other, "b1", 1, true}, // one that no key remembers
+		{0, netip.Addr{}, "b1", 0, true},
+		{time.Second, other, "b1", 0, true},
+		{0, one, "b1", 1, true},
+	} {
+		now = now.Add(tt.after)
+		if n, ok := l.take(logKey{"refused", tt.from, tt.about}, now); n != tt.unlogged || ok != tt.ok {
+			t.Errorf("message %d: %d unlogged, %v; want %d, %v", i, n, ok, tt.unlogged, tt.ok)
+		}
 	}
-	if err := c.WriteLine("x"); !errors.As(err, &timeout) || !timeout.Timeout() {
-		t.Errorf("write: %v", err)
+	logged := 0
+	for i := range 5000 { // a botnet
+		if _, ok := l.take(logKey{"refused", netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 1}), ""}, now); ok {
+			logged++
+		}
 	}
-	if err := c.WriteLine("a\nb"); !errors.Is(err, ErrBinary) {
-		t.Errorf("two lines in one: %v", err)
+	if logged > maxLogLines || len(l.keys) > maxLogKeys {
+		t.Errorf("%d lines in a second, %d keys", logged, len(l.keys))
 	}
-	if err := errors.Join(c.Close(), c.Close()); err != nil {
-		t.Error(err)
-	}
-}
-
-func TestLimiterSaysWhatItSwallowed(t *testing.T) {
-	var log bytes.Buffer
-	l := &limiter{log: slog.New(slog.NewTextHandler(&log, nil))}
-	l.warn("one")
-	l.warn("two")
-	l.last = l.last.Add(-time.Second)
-	l.warn("three")
-	if got := log.String(); !strings.Contains(got, "one") || strings.Contains(got, "two") || !strings.Contains(got, "three unlogged=1") {
-		t.Errorf("log:\n%s", got)
+	now = now.Add(time.Hour)
+	l.take(logKey{"refused", one, ""}, now)
+	if len(l.keys) > 2 {
+		t.Errorf("%d keys are kept", len(l.keys))
 	}
 }

@@ -2,19 +2,21 @@ package registry
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
-	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/caplance/caplance/core"
+	"github.com/caplance/caplance/core/auth"
+	"github.com/caplance/caplance/core/protocol"
 )
+
+// proveFunc returns who the peer is, once it has proven it.
+type proveFunc func(context.Context) (*auth.Identity, error)
 
 // maxInvalid lines in a row close a session.
 const maxInvalid = 3
@@ -23,22 +25,49 @@ const maxInvalid = 3
 // serve, except where said.
 type session struct {
 	r    *Registry
-	comm Communicator
+	comm protocol.Communicator
 	peer netip.AddrPort
 	log  *slog.Logger
 
-	writing sync.Mutex // orders the lines of serve and of prove
+	joining      atomic.Bool                   // it does; any goroutine
+	ended        atomic.Pointer[string]        // why the balancer has hung up; nil: it has not
+	joins        func() bool                   // after that: it only wants to join; nil: no
+	authenticate proveFunc                     // nil: the peer proves nothing
+	id           atomic.Pointer[auth.Identity] // what it has proven; any goroutine
+	stopExpiry   func() bool                   // of id
+	owner        owner                         // of the backend that it asks for, since REGISTER
+
+	writing sync.Mutex // orders the lines of serve, prove and push; guards sent
+	sent    sent       // the offer, to a v=2 agent
 	seen    time.Time  // the last line, or the start
+	active  int        // flows of its backend, when they were counted
+	counted time.Time
+	changes bucket
+	lines   bucket
 	invalid int        // lines in a row
 	name    string     // "" until registered; then constant
-	backend core.Backend
+	addr    netip.Addr // then: the data IP
 
 	// The last REGISTER and what proves it.
-	req     Request
+	req     protocol.Request // after an update: the last one that was accepted
 	nonce   string
 	proof   context.Context
 	unprove context.CancelFunc
 	prover  sync.WaitGroup
+
+	lastSanity time.Time // when the last datagram left; belongs to prove
+
+	numbered bool          // the agent reads OFFER; constant once it is registered
+	stale    chan struct{} // holds one: the offer may have changed
+	pusher   sync.WaitGroup
+
+	proofs proofs
+	expiry *time.Timer  // ends a session that does not register
+	lease  atomic.Int32 // a leaseKind; any goroutine
+
+	token  string  // proves a second connection; "": the agent tells nothing of its connections
+	stream *stream // nil unless this is the second connection of a session
+	of     string  // then: the backend's name
 }
 
 // serve runs the session until it ends, and returns why.
@@ -47,54 +76,92 @@ func (s *session) serve(ctx context.Context) error {
 	s.seen, s.unprove = time.Now(), func() {}
 	hangUp := context.AfterFunc(ctx, func() { s.comm.Close() })
 	// The lease starts with registration: until then time runs from the start.
-	deadline := time.AfterFunc(s.r.cfg.ReadTimeout, func() { s.comm.Close() })
+	s.expiry = time.AfterFunc(s.r.settings.Load().PlainLease, func() { s.comm.Close() })
 	defer func() {
-		deadline.Stop()
+		s.expiry.Stop()
 		cancel()
 		hangUp()
 		s.comm.Close()
+		s.r.streams.end(s)
 		s.prover.Wait()
+		s.pusher.Wait()
 	}()
 	for {
 		line, err := s.comm.ReadLine()
 		if err != nil {
-			return s.broken(err)
+			return s.broken(ctx, err)
 		}
 		s.seen = time.Now()
-		reply, done := s.handle(ctx, line)
-		if s.name != "" && deadline.Stop() {
-			s.r.door.registered(s)
-			s.log.Info("backend registered", "backend", s.name, "addr", s.backend.Addr)
+		s.slowDown(ctx)
+		if s.name == "" {
+			s.r.conns.heard(s, s.proving(), s.seen)
 		}
-		if reply != "" {
-			err = s.write(reply)
-		}
-		if done {
+		if done, err := s.exchange(ctx, line); err != nil {
+			s.r.leases.lost(ctx, s, err)
+			return err
+		} else if done {
 			return nil
 		}
-		if err == nil && s.invalid >= maxInvalid {
-			err = fmt.Errorf("%d invalid lines in a row", s.invalid)
-		}
-		if err != nil {
-			s.r.roster.lost(s)
-			return err
+		if s.stream != nil {
+			return s.talk(ctx)
 		}
 	}
 }
 
+// slowDown waits when lines come too fast: what is not read fills the peer's buffers.
+func (s *session) slowDown(ctx context.Context) {
+	if d := s.lines.take(s.seen, s.r.settings.Load().Limits.Lines); d > 0 {
+		s.r.counted.lines.Add(1)
+		sleep(ctx, d)
+	}
+}
+
+// exchange answers one line; done reports that the session ends with it.
+func (s *session) exchange(ctx context.Context, line string) (done bool, err error) {
+	reply, done := s.handle(ctx, line)
+	if err := ctx.Err(); err != nil {
+		return false, err // what is answered now did not happen
+	}
+	if reply.line != "" {
+		err = s.send(ctx, reply)
+	}
+	if err == nil && s.invalid >= maxInvalid {
+		err = fmt.Errorf("%d invalid lines in a row", s.invalid)
+	}
+	return done, err
+}
+
 // broken ends a session that cannot be read any more.
-func (s *session) broken(err error) error {
+func (s *session) broken(ctx context.Context, err error) error {
 	var timeout net.Error
 	switch {
-	case errors.Is(err, ErrTooLong) || errors.Is(err, ErrBinary):
-		s.write(invalid(err))
+	case errors.Is(err, protocol.ErrTooLong) || errors.Is(err, protocol.ErrBinary):
+		s.write(protocol.Refuse(err))
 	case s.name != "" && errors.As(err, &timeout) && timeout.Timeout():
-		s.r.roster.remove(s)
-		s.write(fmt.Sprintf("%s %s lease expired", Deregistered, s.name))
-		return fmt.Errorf("no line for %s: lease expired", s.r.cfg.ReadTimeout)
+		s.r.leases.remove(ctx, s)
+		s.write(fmt.Sprintf("%s %s lease expired", protocol.Deregistered, s.name))
+		return fmt.Errorf("no line for %s: lease expired", time.Since(s.seen).Round(time.Millisecond))
 	}
-	s.r.roster.lost(s)
+	if why := s.ended.Load(); why != nil {
+		err = errors.New(*why)
+	}
+	s.r.leases.lost(ctx, s, err)
 	return err
+}
+
+// leaseKind says which lease a session has.
+type leaseKind int32
+
+const (
+	plain     leaseKind = iota // the agent is not told, or not registered yet
+	told                       // it is
+	streaming                  // of a second stream
+)
+
+// retime makes the settings' timeouts hold from the next line on.
+func (s *session) retime() {
+	set := s.r.settings.Load()
+	s.comm.SetTimeouts(set.lease(leaseKind(s.lease.Load())), set.WriteTimeout)
 }
 
 func (s *session) write(line string) error {
@@ -103,65 +170,29 @@ func (s *session) write(line string) error {
 	return s.comm.WriteLine(line)
 }
 
-// invalid keeps to the length that every agent reads.
-func invalid(reason error) string {
-	line := fmt.Sprintf("%s %v", Invalid, reason)
-	if len(line) > MaxRequest {
-		line = strings.ToValidUTF8(line[:MaxRequest], "")
-	}
-	return line
+// send writes an answer.
+func (s *session) send(ctx context.Context, a answer) error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	return s.comm.WriteLine(a.line + s.tell(ctx, a.tell))
 }
 
-// handle answers one line; done says that the session ends with the answer.
-func (s *session) handle(ctx context.Context, line string) (reply string, done bool) {
-	req, err := Parse(line)
+// handle answers one line; done reports that the session ends with the answer.
+func (s *session) handle(ctx context.Context, line string) (reply answer, done bool) {
+	req, err := protocol.Parse(line)
 	if err == nil {
-		reply, done, err = s.do(ctx, req)
+		reply, err = s.do(ctx, req)
 	}
 	if err != nil {
-		s.invalid++
-		return invalid(err), false
+		if req.Verb != protocol.Sane { // the nonce of another's datagram is not the agent's fault
+			s.invalid++
+		}
+		if req.Verb == protocol.Register {
+			s.r.counted.registers.Add(1)
+			s.r.quiet.warn(s.peer.Addr(), req.Name, "REGISTER refused", "peer", s.peer, "backend", req.Name, "addr", req.Addr, "err", err)
+		}
+		return answer{line: protocol.Refuse(err)}, false
 	}
 	s.invalid = 0
-	return reply, done
-}
-
-func (s *session) do(ctx context.Context, req Request) (reply string, done bool, err error) {
-	switch req.Verb {
-	case Register:
-		return "", false, s.register(ctx, req)
-	case Sane:
-		reply, err = s.sane(req.Nonce)
-		return reply, false, err
-	}
-	if s.name == "" {
-		return "", false, fmt.Errorf("%s before REGISTER and SANE", req.Verb)
-	}
-	if req.Name != "" && req.Name != s.name {
-		return "", false, fmt.Errorf("name %s is not this session's (%s)", req.Name, s.name)
-	}
-	answer := func(v Verb) string { return string(v) + " " + s.name }
-	switch req.Verb {
-	case Health:
-		s.r.roster.health(s, req.Code, req.Load)
-		return s.healthAck(), false, nil
-	case Pause:
-		s.r.roster.wish(s, core.Paused)
-		return answer(Paused), false, nil
-	case Drain:
-		s.r.roster.wish(s, core.Draining)
-		return answer(Draining), false, nil
-	case Resume:
-		s.r.roster.wish(s, core.Active)
-		return answer(Resumed), false, nil
-	default: // Deregister
-		s.r.roster.remove(s)
-		return answer(Deregistered) + " requested", true, nil
-	}
-}
-
-func newNonce() string {
-	var b [16]byte
-	rand.Read(b[:])
-	return hex.EncodeToString(b[:])
+	return reply, req.Verb == protocol.Deregister
 }

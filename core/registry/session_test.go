@@ -42,7 +42,7 @@ func TestRefusals(t *testing.T) {
 		{strings.Repeat("x", 513), "INVALID line longer than allowed (512 bytes)"},
 	} {
 		t.Run(tt.line, func(t *testing.T) {
-			bubble(t, func(t *testing.T, w *world) {
+			bubble(t, func(t *testing.T, w *testbed) {
 				p := w.connect()
 				defer p.Close()
 				p.ask(tt.line, tt.want)
@@ -53,7 +53,7 @@ func TestRefusals(t *testing.T) {
 
 func TestBinaryEndsTheSession(t *testing.T) {
 	for _, raw := range []string{"\x00\x01\n", "REGISTER \xff\xfe\n", "REG\x1bISTER\n", "a\rb\n"} {
-		bubble(t, func(t *testing.T, w *world) {
+		bubble(t, func(t *testing.T, w *testbed) {
 			p := w.connect()
 			defer p.Close()
 			go p.conn.Write([]byte(raw))
@@ -67,7 +67,7 @@ func TestBinaryEndsTheSession(t *testing.T) {
 
 func TestLineWithoutEnd(t *testing.T) {
 	for _, b := range []string{"x", "\r"} {
-		bubble(t, func(t *testing.T, w *world) {
+		bubble(t, func(t *testing.T, w *testbed) {
 			p := w.connect()
 			defer p.Close()
 			go p.conn.Write([]byte(strings.Repeat(b, 10<<20)))
@@ -80,7 +80,7 @@ func TestLineWithoutEnd(t *testing.T) {
 }
 
 func TestThreeInvalidInARow(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+	bubble(t, func(t *testing.T, w *testbed) {
 		p := w.join("web1", "10.0.0.11", "")
 		p.ask("X", "INVALID")
 		p.ask("X", "INVALID")
@@ -99,12 +99,12 @@ func TestThreeInvalidInARow(t *testing.T) {
 }
 
 func TestRegisterOptions(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+	bubble(t, func(t *testing.T, w *testbed) {
 		p := w.join("web1", "10.0.0.11", "shape=b services=dns,web weight=7 color= max_flows=9 priority=2 zone=3 label=4")
 		defer p.Close()
 		p.ask("HEALTH 200 load=0.3 temp=high", "HEALTHACK 200")
 		b := w.backend("web1")
-		if b.Weight != 7 || strings.Join(b.Services, " ") != "dns web" || b.Load != "0.3" || b.State != core.Active {
+		if b.Weight != 7 || strings.Join(b.Services, " ") != "dns web" || b.Vitals.Load() != 3 || b.State != core.Active {
 			t.Errorf("backend %+v", b)
 		}
 		if b.MaxFlows != 9 || b.Priority != 2 || b.Zone != 3 || b.Label != 4 {
@@ -119,7 +119,7 @@ func TestRegisterOptions(t *testing.T) {
 }
 
 func TestNamesAreUnique(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+	bubble(t, func(t *testing.T, w *testbed) {
 		late := w.connect() // both are told to prove themselves, one is first
 		defer late.Close()
 		late.send("REGISTER web1 10.0.0.12")
@@ -137,7 +137,7 @@ func TestNamesAreUnique(t *testing.T) {
 }
 
 func TestSanityIsResentAndAnsweredOnce(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+	bubble(t, func(t *testing.T, w *testbed) {
 		w.dead.Store(true) // the first datagram meets an unresolved neighbour
 		p := w.connect()
 		defer p.Close()
@@ -160,13 +160,84 @@ func TestSanityIsResentAndAnsweredOnce(t *testing.T) {
 }
 
 func TestRegisterAgainBeforeSane(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+	bubble(t, func(t *testing.T, w *testbed) {
 		p := w.connect()
 		defer p.Close()
 		p.send("REGISTER web1 10.0.0.11")
 		stale := w.nonce("10.0.0.11")
 		p.send("REGISTER web2 10.0.0.12")
 		p.ask("SANE "+stale, "INVALID nonce")
+		time.Sleep(resend) // the pace of the datagrams
+		synctest.Wait()
 		p.ask("SANE "+w.nonce("10.0.0.12"), "REGISTERED web2 10.0.0.12")
+	})
+}
+
+func TestHealthAckCarriesWhatChanged(t *testing.T) {
+	bubble(t, func(t *testing.T, w *testbed) {
+		p, old := w.join("web1", "10.0.0.11", "v=2"), w.join("web2", "10.0.0.12", "")
+		defer p.Close()
+		defer old.Close()
+		for _, tt := range [][2]string{
+			{"", ""},
+			{"vips=192.0.2.1", " vips=192.0.2.1"},
+			{"", ""}, // once
+			{"mtu=1500 mode=direct", " mtu=1500 mode=direct"},
+			{"vips= mode=tunnel", " vips= mode=tunnel"},
+			{"vips=192.0.2.7 balancers=10.0.0.2,10.0.0.3", " vips=192.0.2.7 balancers=10.0.0.2,10.0.0.3"},
+			{"balancers=", " balancers="},
+		} {
+			w.setOffer(tt[0])
+			p.WriteLine("HEALTH 200")
+			if got, err := p.ReadLine(); err != nil || got != "HEALTHACK 200 state=active active=0"+tt[1] {
+				t.Errorf("after %q: %q, %v", tt[0], got, err)
+			}
+			old.WriteLine("HEALTH 200")
+			if got, err := old.ReadLine(); err != nil || got != "HEALTHACK 200" {
+				t.Errorf("first-generation agent after %q: %q, %v", tt[0], got, err)
+			}
+		}
+	})
+}
+
+func TestUpdate(t *testing.T) {
+	bubble(t, func(t *testing.T, w *testbed) {
+		p := w.join("web1", "10.0.0.11", "v=2 weight=3 services=web")
+		defer p.Close()
+		p.ask("HEALTH 503", "HEALTHACK 200")
+		before, datagrams := w.backend("web1"), len(w.datagrams)
+		time.Sleep(time.Minute / 4)
+		w.setOffer("vips=192.0.2.9")
+		const choices = "v=2 weight=9 services=dns,web max_flows=5 priority=1 zone=2 label=3 mode=direct decap=kernel"
+		p.ask("REGISTER web1 10.0.0.11 "+choices, "REGISTERED web1 10.0.0.11 vips=192.0.2.9 mtu=1472 balancers=10.0.0.1 lease=3000 update=yes")
+		b := w.backend("web1")
+		if !b.Since.Equal(before.Since) || b.State != core.Unhealthy || len(w.datagrams) != datagrams {
+			t.Errorf("became %+v, it was %+v; %d datagrams", b, before, len(w.datagrams)-datagrams)
+		}
+		if b.Weight != 9 || len(b.Services) != 2 || b.MaxFlows != 5 || b.Priority != 1 || b.Zone != 2 || b.Label != 3 || b.Mode != core.ModeDirect || !b.KernelDecap {
+			t.Errorf("became %+v", b)
+		}
+		calls := w.calls
+		p.ask("REGISTER web1 10.0.0.11 "+choices, "REGISTERED web1") // changes nothing
+		if w.calls != calls {
+			t.Errorf("%d calls of Apply", w.calls-calls)
+		}
+		p.ask("PAUSE", "PAUSED web1")
+		p.ask("REGISTER web1 10.0.0.11 v=2", "REGISTERED web1")
+		if b := w.backend("web1"); b.State != core.Paused || b.Weight != 1 || b.Services != nil {
+			t.Errorf("became %+v", b)
+		}
+		p.ask("HEALTH 503", "HEALTHACK 200 state=paused active=0")
+		for _, line := range []string{"web2 10.0.0.11 v=2", "web1 10.0.0.12 v=2", "web1 10.0.0.11"} {
+			p.ask("REGISTER "+line, "INVALID session is registered as web1 already")
+			p.ask("HEALTH 503", "HEALTHACK")
+		}
+		p.ask("REGISTER web1 10.0.0.11 v=2 weight=7 services=mail", "INVALID service mail is not configured")
+		if b := w.backend("web1"); b.Weight != 1 {
+			t.Errorf("a refused update made it %+v", b)
+		}
+		old := w.join("web2", "10.0.0.12", "")
+		defer old.Close()
+		old.ask("REGISTER web2 10.0.0.12 v=2", "INVALID session is registered as web2 already")
 	})
 }

@@ -1,10 +1,6 @@
 package ruleset
 
 import (
-	"errors"
-	"fmt"
-
-	"github.com/caplance/caplance/core"
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
@@ -16,6 +12,7 @@ const reg0 uint32 = unix.NFT_REG32_00
 
 // family is what differs between the table of IPv4 and that of IPv6.
 type family struct {
+	name   string
 	table  nftables.TableFamily
 	v4     bool
 	src    uint32 // offset of the source address; the destination follows it
@@ -23,61 +20,28 @@ type family struct {
 	addr   nftables.SetDatatype
 	icmp   uint8   // protocol number of ICMP
 	errors []uint8 // ICMP types that report errors
+	host   []uint8 // ICMP types that the host gets of VIPs: echo, neighbour discovery
+	echo   uint8   // the ICMP type of a ping
 }
 
 var families = []family{
-	{table: nftables.TableFamilyIPv4, v4: true, src: 12, size: 4, addr: nftables.TypeIPAddr, icmp: unix.IPPROTO_ICMP, errors: []uint8{3, 11, 12}},
-	{table: nftables.TableFamilyIPv6, src: 8, size: 16, addr: nftables.TypeIP6Addr, icmp: unix.IPPROTO_ICMPV6, errors: []uint8{1, 2, 3, 4}},
+	{name: "ip", table: nftables.TableFamilyIPv4, v4: true, src: 12, size: 4, addr: nftables.TypeIPAddr, icmp: unix.IPPROTO_ICMP, errors: []uint8{3, 11, 12}, host: []uint8{0, 8}, echo: 8},
+	{name: "ip6", table: nftables.TableFamilyIPv6, src: 8, size: 16, addr: nftables.TypeIP6Addr, icmp: unix.IPPROTO_ICMPV6, errors: []uint8{1, 2, 3, 4}, host: []uint8{128, 129, 135, 136}, echo: 128},
 }
 
-// builder adds one family's chains and rules to a batch; the first error
-// sticks.
+// builder writes one family's expressions into a batch; the first error sticks.
 type builder struct {
-	conn   *nftables.Conn
-	table  *nftables.Table
-	family family
-	err    error
+	connect func() (*nftables.Conn, error)
+	conn    *nftables.Conn
+	table   *nftables.Table
+	family  family
+	err     error
 }
 
-// replaceTable starts a batch that ends with an empty table, whatever was
-// there: deleting what may not exist is an error, deleting what was just added
-// is not.
-func replaceTable(conn *nftables.Conn, f nftables.TableFamily, name string) *nftables.Table {
-	t := &nftables.Table{Family: f, Name: name}
-	conn.AddTable(t)
-	conn.DelTable(t)
-	return conn.AddTable(t)
-}
-
-// removeTables deletes a table in both families. Missing ones are none of an
-// error.
-func removeTables(name string) error {
-	for _, f := range families {
-		conn, err := nftables.New()
-		if err != nil {
-			return fmt.Errorf("nftables: %w", err)
-		}
-		conn.DelTable(&nftables.Table{Family: f.table, Name: name})
-		if err := conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("nftables table %s: delete: %w", name, err)
-		}
+func (b *builder) check(err error) {
+	if b.err == nil {
+		b.err = err
 	}
-	return nil
-}
-
-func (b *builder) chain(name string) {
-	b.conn.AddChain(&nftables.Chain{Table: b.table, Name: name})
-}
-
-func (b *builder) hook(name string, hook *nftables.ChainHook) {
-	b.conn.AddChain(&nftables.Chain{
-		Table: b.table, Name: name, Type: nftables.ChainTypeFilter,
-		Hooknum: hook, Priority: nftables.ChainPriorityRaw,
-	})
-}
-
-func (b *builder) rule(chain string, exprs ...expr.Any) {
-	b.conn.AddRule(&nftables.Rule{Table: b.table, Chain: &nftables.Chain{Name: chain}, Exprs: exprs})
 }
 
 func (b *builder) payload(base expr.PayloadBase, offset, size, reg uint32) expr.Any {
@@ -87,9 +51,7 @@ func (b *builder) payload(base expr.PayloadBase, offset, size, reg uint32) expr.
 // anonymous adds a constant set or map and returns the lookup into it.
 func (b *builder) anonymous(s *nftables.Set, elements []nftables.SetElement) *expr.Lookup {
 	s.Table, s.Anonymous, s.Constant = b.table, true, true
-	if err := b.conn.AddSet(s, elements); err != nil && b.err == nil {
-		b.err = err
-	}
+	b.check(b.conn.AddSet(s, elements))
 	return &expr.Lookup{SourceRegister: reg0, SetID: s.ID, SetName: s.Name}
 }
 
@@ -123,28 +85,67 @@ func (b *builder) equals(v ...byte) expr.Any {
 	return &expr.Cmp{Op: expr.CmpOpEq, Register: reg0, Data: v}
 }
 
-// transport matches a protocol and its destination ports. Fragments without a
-// transport header never match.
-func (b *builder) transport(proto uint8, ports core.PortRange) []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg0}, b.equals(proto),
-		b.payload(expr.PayloadBaseTransportHeader, 2, 2, reg0),
-		&expr.Cmp{Op: expr.CmpOpGte, Register: reg0, Data: binaryutil.BigEndian.PutUint16(ports.First)},
-		&expr.Cmp{Op: expr.CmpOpLte, Register: reg0, Data: binaryutil.BigEndian.PutUint16(ports.Last)},
+// from matches the link that a packet comes in by.
+func (b *builder) from(link string) []expr.Any {
+	name := make([]byte, unix.IFNAMSIZ)
+	copy(name, link)
+	return []expr.Any{&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: reg0}, b.equals(name...)}
+}
+
+// toPort matches a protocol and a destination port.
+func (b *builder) toPort(proto uint8, port uint16) []expr.Any {
+	return append(b.proto(proto), b.payload(expr.PayloadBaseTransportHeader, 2, 2, reg0), b.equals(binaryutil.BigEndian.PutUint16(port)...))
+}
+
+// inSet looks the registers from reg0 on up in a named set.
+func (b *builder) inSet(name string) expr.Any {
+	return &expr.Lookup{SourceRegister: reg0, SetName: name}
+}
+
+// address loads the source or the destination address.
+func (b *builder) address(destination bool, reg uint32) expr.Any {
+	offset := b.family.src
+	if destination {
+		offset += b.family.size
 	}
+	return b.payload(expr.PayloadBaseNetworkHeader, offset, b.family.size, reg)
+}
+
+// proto matches a protocol.
+func (b *builder) proto(proto uint8) []expr.Any {
+	return []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg0}, b.equals(proto)}
 }
 
 // icmpError matches ICMP errors.
-func (b *builder) icmpError() []expr.Any {
-	types := make([]nftables.SetElement, len(b.family.errors))
-	for i, t := range b.family.errors {
-		types[i].Key = []byte{t}
+func (b *builder) icmpError() []expr.Any { return b.icmpTypes(b.family.errors) }
+
+// icmpTypes matches ICMP of some types.
+func (b *builder) icmpTypes(types []uint8) []expr.Any {
+	list := make([]nftables.SetElement, len(types))
+	for i, t := range types {
+		list[i].Key = []byte{t}
 	}
+	return append(b.proto(b.family.icmp), b.payload(expr.PayloadBaseTransportHeader, 0, 1, reg0),
+		b.anonymous(&nftables.Set{KeyType: nftables.TypeICMPType}, list))
+}
+
+// remoteAndLocal loads the remote address and port of a packet and then the local
+// ones.
+func (b *builder) remoteAndLocal(leaves bool) []expr.Any {
+	remote, local := uint32(0), uint32(2) // offsets of the ports
+	if leaves {
+		remote, local = 2, 0
+	}
+	words := b.family.size / 4
 	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg0}, b.equals(b.family.icmp),
-		b.payload(expr.PayloadBaseTransportHeader, 0, 1, reg0),
-		b.anonymous(&nftables.Set{KeyType: nftables.TypeICMPType}, types),
+		b.address(leaves, reg0), b.payload(expr.PayloadBaseTransportHeader, remote, 2, reg0+words),
+		b.address(!leaves, reg0+words+1), b.payload(expr.PayloadBaseTransportHeader, local, 2, reg0+2*words+1),
 	}
+}
+
+// echoRequest matches pings, of one in fragments the first.
+func (b *builder) echoRequest() []expr.Any {
+	return append(b.proto(b.family.icmp), b.payload(expr.PayloadBaseTransportHeader, 0, 1, reg0), b.equals(b.family.echo))
 }
 
 // fragment matches every fragment of a datagram: IPv4 by its flags and offset
@@ -161,22 +162,4 @@ func (b *builder) fragment() []expr.Any {
 		&expr.Exthdr{DestRegister: reg0, Type: unix.IPPROTO_FRAGMENT, Offset: 0, Len: 1, Flags: unix.NFT_EXTHDR_F_PRESENT, Op: expr.ExthdrOpIpv6},
 		b.equals(1),
 	}
-}
-
-// Tables lists the nftables tables of this network namespace, "family name"
-// each: what an operator or a test looks at to see whether ours are there.
-func Tables() ([]string, error) {
-	conn, err := nftables.New()
-	if err != nil {
-		return nil, fmt.Errorf("nftables: %w", err)
-	}
-	list, err := conn.ListTables()
-	if err != nil {
-		return nil, fmt.Errorf("nftables tables: %w", err)
-	}
-	var out []string
-	for _, t := range list {
-		out = append(out, fmt.Sprintf("%d %s", t.Family, t.Name))
-	}
-	return out, nil
 }

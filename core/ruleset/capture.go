@@ -1,26 +1,7 @@
-// Package ruleset is the only place that touches nftables. A plan is made from
-// plain values, without I/O; Apply puts it in the kernel in one batch, so that
-// it is there whole or not at all, and replaces what an earlier process left.
-//
-// The balancer's plan steers the packets of the VIPs to its NFQUEUEs:
-//
-//	prerouting (raw, −300)
-//	  daddr vmap { VIP → its chain }
-//	vip chain
-//	  fragment of a balanced protocol   → by_address   (ports unknown)
-//	  ICMP error                        → by_address   (concerns a flow of ours, perhaps)
-//	  service's protocol and port       → by_flow
-//	by_flow       jhash(saddr, ports)   → queue chain  (one flow, one queue)
-//	by_address    jhash(saddr)          → queue chain
-//	queue chain   notrack, NFQUEUE n
-//
-// What leaves for the tunnel's port, or for a VIP, is not tracked either.
-//
-// Connection tracking is kept off: it sees one direction only and would call
-// every packet after the SYN invalid.
 package ruleset
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -28,23 +9,113 @@ import (
 
 	"github.com/caplance/caplance/core"
 	"github.com/google/nftables"
-	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
-	"github.com/google/nftables/xt"
 	"golang.org/x/sys/unix"
 )
 
-// Table is the name of the balancer's table, in the families ip and ip6. Two
-// tables, because the xt target is not to be had in family inet.
-const Table = "caplance"
-
-// Capture is what the balancer's ruleset is made from.
+// Capture is what the balancer's ruleset is made from: packets to the services
+// go to its NFQUEUEs.
+//
+//	prerouting (raw, −300)
+//	  daddr in vips                     → vip
+//	vip
+//	  came in by lo or caplance0        → accepted     (no client's: it would circle)
+//	  ICMP echo request, daddr not in echo → drop
+//	  fragment                          → by_address   (its ports are not known)
+//	  ICMP error                        → by_address   (its flow is not known)
+//	  port . proto . daddr in services  → by_flow
+//	  daddr in host                     → accepted     (the machine's own)
+//	  ICMP echo, neighbour discovery    → accepted
+//	  TCP but SYNs                      → accepted     (of connections that there are; else reset)
+//	  UDP in answers                    → accepted     (the machine asked)
+//	                                    → unclaimed
+//	unclaimed     counter, drop
+//	by_flow       jhash(saddr, ports)   → queue chain  (one flow, one queue)
+//	by_address    jhash(saddr)          → queue chain
+//	queue_N       notrack, NFQUEUE N
+//	output (raw, −300)
+//	  UDP to the tunnel's port          → notrack
+//	  daddr in vips                     → notrack      (direct mode: sent on)
+//	  UDP, saddr in vips                → into answers, for a time
+//
+// Connection tracking is kept off: it sees one direction only and would call
+// every packet after the SYN invalid.
+//
+// A Capture is not changed once it is a target's state. Queues == 0 is the
+// empty state: Prune removes the tables.
 type Capture struct {
-	Services   []*core.Service
-	FirstQueue uint16 // queues [FirstQueue, FirstQueue+Queues)
+	Services   []Service
+	Echo       []netip.Addr // VIPs whose echo requests the host answers
+	Host       []netip.Addr // VIPs at which the host gets what no service claims
+	FirstQueue uint16       // queues [FirstQueue, FirstQueue+Queues)
 	Queues     int
 	Seed       uint32 // of the hash that spreads flows over the queues; see FlowQueue
-	TunnelPort uint16 // own tunnel packets are not tracked either
+	TunnelPort uint16 // packets to it are not tracked
+}
+
+// CaptureOf returns what a snapshot wants.
+func CaptureOf(s *core.Snapshot) *Capture {
+	return &Capture{
+		Services: Services(s.Services.List), Echo: echoes(s), Host: hosts(s), FirstQueue: s.Settings.FirstQueue, Queues: s.Settings.Queues,
+		Seed: s.Settings.HashSeed, TunnelPort: s.Settings.TunnelPort,
+	}
+}
+
+// echoes returns the VIPs that answer to pings, each once, in the order of the
+// services.
+func echoes(s *core.Snapshot) (vips []netip.Addr) {
+	listed := map[netip.Addr]bool{}
+	for _, svc := range s.Services.List {
+		answers := svc.Echo == core.EchoAlways
+		if pool := s.Pools.Of(svc.ID); svc.Echo == core.EchoBackends && pool != nil {
+			answers = pool.Eligible > 0
+		}
+		if answers && !listed[svc.VIP] {
+			listed[svc.VIP] = true
+			vips = append(vips, svc.VIP)
+		}
+	}
+	return vips
+}
+
+// hosts returns the VIPs at which the machine is reached itself.
+func hosts(s *core.Snapshot) (vips []netip.Addr) {
+	if s.VIPs == nil {
+		return nil
+	}
+	for _, v := range s.VIPs.List {
+		if v.Host {
+			vips = append(vips, v.Addr)
+		}
+	}
+	return vips
+}
+
+// Service is what is captured of one protocol of a VIP. Services may overlap.
+type Service struct {
+	VIP   netip.Addr
+	Proto uint8            // core.ProtoTCP, core.ProtoUDP
+	Ports []core.PortRange // inclusive
+}
+
+// Services returns what is to be captured for the services of a configuration.
+func Services(list []*core.Service) []Service {
+	var out []Service
+	for _, s := range list {
+		for _, proto := range s.Protos {
+			out = append(out, Service{s.VIP, proto, s.Ports})
+		}
+	}
+	return out
+}
+
+// Equal reports whether two states ask for the same.
+func (c *Capture) Equal(o *Capture) bool {
+	same := func(a, b Service) bool {
+		return a.VIP == b.VIP && a.Proto == b.Proto && slices.Equal(a.Ports, b.Ports)
+	}
+	return slices.Equal(c.Echo, o.Echo) && slices.Equal(c.Host, o.Host) && c.FirstQueue == o.FirstQueue && c.Queues == o.Queues && c.Seed == o.Seed && c.TunnelPort == o.TunnelPort &&
+		slices.EqualFunc(c.Services, o.Services, same)
 }
 
 // Method names the expression that hands packets to userspace.
@@ -57,111 +128,111 @@ const (
 	XTQueue     Method = "xt NFQUEUE"
 )
 
-// Apply installs the ruleset and says by which method packets are queued.
-// Installing again replaces it without a gap.
+// Apply installs the ruleset, replacing what is there, and returns the method
+// by which packets are queued.
 func (c *Capture) Apply() (Method, error) {
-	err := c.apply(NativeQueue)
+	t := NewCapture()
+	ctx := context.Background()
+	err := t.Add(ctx, nil, c)
 	if err == nil {
-		return NativeQueue, nil
+		err = t.Prune(ctx, nil, c)
+	}
+	return t.Method(), errors.Join(err, t.Release())
+}
+
+// CaptureTarget is the reconcile.Target of a Capture.
+type CaptureTarget struct {
+	tables tables
+	method Method // "" before the first Add that succeeded
+}
+
+// NewCapture returns the target for the tables of this network namespace. All
+// calls must come from threads in it.
+func NewCapture() *CaptureTarget { return &CaptureTarget{tables: tables{name: Table}} }
+
+// String implements reconcile.Target.
+func (t *CaptureTarget) String() string { return "ruleset" }
+
+// Method returns the method by which packets are queued, "" before the first
+// Add that has succeeded.
+func (t *CaptureTarget) Method() Method { return t.method }
+
+// Add implements reconcile.Target.
+func (t *CaptureTarget) Add(_ context.Context, was, want *Capture) error {
+	if was == nil {
+		t.tables.forget()
+	}
+	if want.Queues == 0 {
+		return nil
+	}
+	if t.method != "" {
+		return t.tables.add(want.plans(t.method))
+	}
+	return t.probe(want)
+}
+
+// probe tries the methods in turn.
+func (t *CaptureTarget) probe(want *Capture) error {
+	err := t.tables.add(want.plans(NativeQueue))
+	if err == nil {
+		t.method = NativeQueue
+		return nil
 	}
 	if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EOPNOTSUPP) {
-		return "", fmt.Errorf("nftables ruleset: %w", err)
-	}
-	if xtErr := c.apply(XTQueue); xtErr != nil {
-		return "", fmt.Errorf("nftables ruleset: the kernel has neither nft_queue (%w) nor xt_NFQUEUE behind nft_compat (%w); load one of the modules", err, xtErr)
-	}
-	return XTQueue, nil
-}
-
-// Remove deletes the ruleset, if it is there.
-func Remove() error { return removeTables(Table) }
-
-func (c *Capture) apply(m Method) error {
-	conn, err := nftables.New()
-	if err != nil {
 		return err
 	}
+	if xtErr := t.tables.add(want.plans(XTQueue)); xtErr != nil {
+		return fmt.Errorf("nftables: neither nft_queue (%w) nor xt_NFQUEUE behind nft_compat (%w) is there: load one of the modules", err, xtErr)
+	}
+	t.method = XTQueue
+	return nil
+}
+
+// Prune implements reconcile.Target.
+func (t *CaptureTarget) Prune(_ context.Context, was, want *Capture) error {
+	if was == nil {
+		t.tables.forget()
+	}
+	if want.Queues == 0 {
+		return t.tables.remove()
+	}
+	return t.tables.prune(want.plans(t.method))
+}
+
+// Counted adds to a map by name how many packets were dropped that were to a VIP and
+// neither to a service nor to the machine, since the tables were made. It may be
+// called concurrently with the other methods.
+func (t *CaptureTarget) Counted(m map[string]uint64) {
+	conn, err := connect()
+	if err != nil {
+		return
+	}
 	for _, f := range families {
-		b := &builder{conn: conn, table: replaceTable(conn, f.table, Table), family: f}
-		c.build(b, m)
-		if b.err != nil {
-			return b.err
-		}
-	}
-	return conn.Flush()
-}
-
-// build writes the plan of one family. Chains that are jumped to come first.
-func (c *Capture) build(b *builder, m Method) {
-	queues := make([]string, c.Queues)
-	for i := range queues {
-		queues[i] = fmt.Sprintf("queue_%d", i)
-		b.chain(queues[i])
-		b.rule(queues[i], &expr.Notrack{}, queueExpr(m, c.FirstQueue+uint16(i)))
-	}
-	src := b.payload(expr.PayloadBaseNetworkHeader, b.family.src, b.family.size, reg0)
-	ports := b.payload(expr.PayloadBaseTransportHeader, 0, 4, reg0+b.family.size/4)
-	b.chain("by_flow")
-	b.rule("by_flow", append([]expr.Any{src, ports}, b.spread(b.family.size+4, c.Seed, queues)...)...)
-	b.chain("by_address")
-	b.rule("by_address", append([]expr.Any{src}, b.spread(b.family.size, c.Seed, queues)...)...)
-
-	var jumps []nftables.SetElement
-	for i, vip := range c.vips(b.family) {
-		name := fmt.Sprintf("vip_%d", i)
-		b.chain(name)
-		c.vipRules(b, name, vip)
-		jumps = append(jumps, nftables.SetElement{Key: vip.AsSlice(), VerdictData: &expr.Verdict{Kind: expr.VerdictJump, Chain: name}})
-	}
-	b.hook("prerouting", nftables.ChainHookPrerouting)
-	if len(jumps) > 0 {
-		dst := b.payload(expr.PayloadBaseNetworkHeader, b.family.src+b.family.size, b.family.size, reg0)
-		b.rule("prerouting", dst, b.verdictMap(b.family.addr, jumps))
-	}
-	b.hook("output", nftables.ChainHookOutput)
-	b.rule("output", append(b.transport(core.ProtoUDP, core.PortRange{First: c.TunnelPort, Last: c.TunnelPort}), &expr.Notrack{})...)
-	for _, vip := range c.vips(b.family) { // direct mode: clients' packets, sent on
-		dst := b.payload(expr.PayloadBaseNetworkHeader, b.family.src+b.family.size, b.family.size, reg0)
-		b.rule("output", dst, b.equals(vip.AsSlice()...), &expr.Notrack{})
-	}
-}
-
-// vipRules sends a VIP's packets to the queues.
-func (c *Capture) vipRules(b *builder, chain string, vip netip.Addr) {
-	toAddress := &expr.Verdict{Kind: expr.VerdictGoto, Chain: "by_address"}
-	b.rule(chain, append(b.fragment(), toAddress)...)
-	b.rule(chain, append(b.icmpError(), toAddress)...)
-	for _, s := range c.Services {
-		if s.VIP != vip {
+		table := &nftables.Table{Family: f.table, Name: t.tables.name}
+		rules, err := conn.GetRules(table, &nftables.Chain{Table: table, Name: unclaimedChain})
+		if err != nil { // they are not made yet, or removed
 			continue
 		}
-		for _, proto := range s.Protos {
-			for _, ports := range s.Ports {
-				b.rule(chain, append(b.transport(proto, ports), &expr.Verdict{Kind: expr.VerdictGoto, Chain: "by_flow"})...)
+		for _, r := range rules {
+			for _, e := range r.Exprs {
+				if c, ok := e.(*expr.Counter); ok {
+					m["vip_unclaimed"] += c.Packets
+				}
 			}
 		}
 	}
 }
 
-// vips are the distinct VIPs of a family.
-func (c *Capture) vips(f family) []netip.Addr {
-	var out []netip.Addr
-	for _, s := range c.Services {
-		if s.VIP.Is4() == f.v4 && !slices.Contains(out, s.VIP) {
-			out = append(out, s.VIP)
-		}
-	}
-	return out
-}
+// Release leaves the tables to a successor.
+func (t *CaptureTarget) Release() error { return t.tables.release() }
 
-func queueExpr(m Method, queue uint16) expr.Any {
-	if m == NativeQueue {
-		return &expr.Queue{Num: queue, Total: 1}
+// Remove deletes the tables, as the empty state does.
+func (t *CaptureTarget) Remove() error { return t.tables.remove() }
+
+// Verify implements reconcile.Target.
+func (t *CaptureTarget) Verify(_ context.Context, want *Capture) error {
+	if want.Queues == 0 {
+		return nil
 	}
-	// struct xt_NFQ_info_v3 { __u16 queuenum, queues_total, flags } padded to
-	// 8 bytes (linux/netfilter/xt_NFQUEUE.h).
-	info := xt.Unknown(make([]byte, 8))
-	copy(info, binaryutil.NativeEndian.PutUint16(queue))
-	copy(info[2:], binaryutil.NativeEndian.PutUint16(1))
-	return &expr.Target{Name: "NFQUEUE", Rev: 3, Info: &info}
+	return t.tables.verify(want.plans(t.method))
 }

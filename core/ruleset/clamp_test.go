@@ -5,7 +5,9 @@ import (
 	"net/netip"
 	"testing"
 
-	"github.com/caplance/caplance/e2e/require"
+	"github.com/caplance/caplance/core/nettest"
+	"github.com/caplance/caplance/core/reconcile"
+	"github.com/caplance/caplance/core/reconcile/contract"
 	"golang.org/x/sys/unix"
 )
 
@@ -39,7 +41,7 @@ func clampedMSS(t *testing.T, addr string) int {
 }
 
 func TestClampLowersWhatTheVIPAnnounces(t *testing.T) {
-	require.NetNS(t)
+	nettest.NetNS(t)
 	v4, v6 := netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")
 	before4, before6 := clampedMSS(t, "127.0.0.1"), clampedMSS(t, "::1")
 	for _, mtu := range []int{1400, 1472} { // the second one replaces the first
@@ -61,8 +63,8 @@ func TestClampLowersWhatTheVIPAnnounces(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n, _, _ := tables(t); n != 0 {
-		t.Errorf("%d tables are left", n)
+	if list, err := Tables(); err != nil || len(list) != 0 {
+		t.Errorf("left: %v, %v", list, err)
 	}
 	if got := clampedMSS(t, "::1"); got != before6 {
 		t.Errorf("without the table %d, before %d", got, before6)
@@ -70,7 +72,7 @@ func TestClampLowersWhatTheVIPAnnounces(t *testing.T) {
 }
 
 func TestClampNeverRaises(t *testing.T) {
-	require.NetNS(t)
+	nettest.NetNS(t)
 	before := clampedMSS(t, "127.0.0.1")
 	if before > 65535-40 {
 		t.Fatalf("lo announces %d", before)
@@ -81,4 +83,16 @@ func TestClampNeverRaises(t *testing.T) {
 	if got := clampedMSS(t, "127.0.0.1"); got != before {
 		t.Errorf("announced %d, before %d", got, before)
 	}
+}
+
+func TestClampContract(t *testing.T) {
+	v4, v6 := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")
+	contract.Test(t, contract.Case[Clamp]{
+		Setup:     foreign,
+		New:       func(*testing.T) reconcile.Target[Clamp] { return NewClamp().Share() },
+		Empty:     &Clamp{},
+		States:    []*Clamp{{VIPs: []netip.Addr{v4, v6}, MTU: 1400}, {VIPs: []netip.Addr{v4.Next()}, MTU: 1472}},
+		Footprint: footprint,
+		Drifts:    breaks(ClampTable, "output"),
+	})
 }

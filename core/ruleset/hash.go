@@ -7,7 +7,7 @@ import (
 	"github.com/caplance/caplance/core"
 )
 
-// FlowQueue is the queue, counted from 0, to which the ruleset sends the
+// FlowQueue returns the queue, counted from 0, to which the ruleset sends the
 // packets of a flow: userspace hands fragments and ICMP errors, which the
 // kernel could not place, to the worker that owns their flow.
 func (c *Capture) FlowQueue(k *core.FlowKey) int {
@@ -22,7 +22,7 @@ func (c *Capture) FlowQueue(k *core.FlowKey) int {
 	return int(uint64(h) * uint64(c.Queues) >> 32) // reciprocal_scale, linux/kernel.h
 }
 
-// source is the flow's source address as it stands in the packet.
+// source returns the flow's source address as it stands in the packet.
 func source(k *core.FlowKey) []byte {
 	if mapped := [12]byte{10: 0xff, 11: 0xff}; [12]byte(k.Src[:12]) == mapped {
 		return k.Src[12:]
@@ -30,7 +30,7 @@ func source(k *core.FlowKey) []byte {
 	return k.Src[:]
 }
 
-// jhash is the kernel's hash of bytes (include/linux/jhash.h; Bob Jenkins,
+// jhash returns the kernel's hash of bytes (include/linux/jhash.h; Bob Jenkins,
 // lookup3, 2006), which nft's jhash expression uses. Words are read in host
 // order; every host this runs on has little-endian order.
 func jhash(b []byte, seed uint32) uint32 {

@@ -84,10 +84,15 @@ func (l *Loop) Run(ctx context.Context) error {
 	receive := l.receive // one closure for good
 	next := time.Now()
 	for ctx.Err() == nil {
-		if now := time.Now(); l.wake.Swap(false) || !now.Before(next) {
-			l.h.Tick(now)
+		now, woken := time.Now(), l.wake.Swap(false)
+		due := !now.Before(next)
+		if due {
+			next = now.Add(l.h.Tick(now))
+		} else if woken {
+			l.h.Woken()
+		}
+		if due || woken {
 			l.h.Flush()
-			next = now.Add(l.q.cfg.Tick)
 			if err := conn.SetReadDeadline(next); err != nil {
 				return fmt.Errorf("nfqueue %d: deadline: %w", l.q.cfg.Queue, err)
 			}
@@ -98,7 +103,9 @@ func (l *Loop) Run(ctx context.Context) error {
 		err := rc.Read(receive)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			next = time.Time{}
+			if !l.wake.Load() {
+				next = time.Time{}
+			}
 			continue
 		case err != nil:
 			return fmt.Errorf("nfqueue %d: read: %w", l.q.cfg.Queue, err)
@@ -113,14 +120,14 @@ func (l *Loop) Run(ctx context.Context) error {
 	return nil
 }
 
-// Wake makes the loop call Handler.Tick soon. It may be called from anywhere,
+// Wake makes the loop call Handler.Woken soon. It may be called from anywhere,
 // before, while and after the loop runs.
 func (l *Loop) Wake() {
 	l.wake.Store(true)
 	_ = l.q.nf.Con.SetReadDeadline(time.Unix(1, 0)) // fails when closed, which is awake enough
 }
 
-// receive is a rawConn.Read callback: false waits until the socket is readable.
+// receive takes a batch, as a rawConn.Read callback: false waits until the socket is readable.
 func (l *Loop) receive(fd uintptr) bool {
 	n, _, e := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&l.vec[0])), batchSize, unix.MSG_DONTWAIT, 0, 0)
 	l.got, l.errno = int(n), e

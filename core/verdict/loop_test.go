@@ -9,9 +9,10 @@ import (
 	"time"
 
 	"github.com/caplance/caplance/core"
+	"github.com/caplance/caplance/core/nettest"
+	"github.com/caplance/caplance/core/nettest/slow"
 	"github.com/caplance/caplance/core/packet"
 	"github.com/caplance/caplance/core/ruleset"
-	"github.com/caplance/caplance/e2e/require"
 	"github.com/vishvananda/netlink"
 	"go.uber.org/goleak"
 )
@@ -20,11 +21,13 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var vip = netip.MustParseAddr("192.0.2.1")
 
-// setup captures UDP port 53 of the VIP, which is local so that loopback
-// traffic reaches it.
-func setup(t testing.TB, queues int) *ruleset.Capture {
+// setup captures UDP port 53 of the VIP, which is local, so that what is accepted
+// gets somewhere, and returns where clients are.
+func setup(t testing.TB, queues int) (*ruleset.Capture, *nettest.Peer) {
 	t.Helper()
-	require.NetNS(t)
+	nettest.NetNS(t)
+	clients := nettest.NewPeer(t, []string{"10.0.0.1/24"}, []string{"10.0.0.7/24"})
+	clients.Route("192.0.2.0/24", "10.0.0.1")
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
 		t.Fatal(err)
@@ -33,10 +36,10 @@ func setup(t testing.TB, queues int) *ruleset.Capture {
 		t.Fatal(err)
 	}
 	c := &ruleset.Capture{
-		Services: []*core.Service{{VIP: vip, Protos: []uint8{core.ProtoUDP}, Ports: []core.PortRange{{First: 53, Last: 53}}}},
+		Services: []ruleset.Service{{VIP: vip, Proto: core.ProtoUDP, Ports: []core.PortRange{{First: 53, Last: 53}}}},
 		Queues:   queues, Seed: 99, TunnelPort: 1337,
 	}
-	return c
+	return c, clients
 }
 
 // recorder counts what it sees and accepts datagrams whose payload starts
@@ -47,6 +50,7 @@ type recorder struct {
 	t     testing.TB
 	seen  atomic.Int64
 	ticks atomic.Int64
+	woken atomic.Int64
 }
 
 func (r *recorder) Packet(b []byte, _ uint32) Verdict {
@@ -63,13 +67,17 @@ func (r *recorder) Packet(b []byte, _ uint32) Verdict {
 	}
 	return Drop
 }
-func (r *recorder) Flush()         {}
-func (r *recorder) Tick(time.Time) { r.ticks.Add(1) }
+func (r *recorder) Flush() {}
+func (r *recorder) Woken() { r.woken.Add(1) }
+func (r *recorder) Tick(time.Time) time.Duration {
+	r.ticks.Add(1)
+	return 20 * time.Millisecond
+}
 
 // eventually waits for a condition with a deadline.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !ok(); {
+	for end := time.Now().Add(slow.Time(10 * time.Second)); !ok(); {
 		if time.Now().After(end) {
 			t.Fatalf("timed out waiting: %s", what)
 		}
@@ -78,14 +86,14 @@ func eventually(t testing.TB, what string, ok func() bool) {
 }
 
 func TestLoop(t *testing.T) {
-	c := setup(t, 3)
+	c, clients := setup(t, 3)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var handlers []*recorder
 	var loops []*Loop
 	done := make(chan error)
 	for i := range c.Queues {
-		q, err := Open(Config{Queue: uint16(i), Length: 4096, Buffer: 1 << 22, Tick: 20 * time.Millisecond})
+		q, err := Open(Config{Queue: uint16(i), Length: 4096, Buffer: 1 << 22})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -109,10 +117,7 @@ func TestLoop(t *testing.T) {
 
 	const flows = 200
 	for i := range flows {
-		conn, err := net.DialUDP("udp4", nil, server.LocalAddr().(*net.UDPAddr))
-		if err != nil {
-			t.Fatal(err)
-		}
+		conn := clients.Dial("udp4", server.LocalAddr().String())
 		for _, payload := range []string{"drop me", "accept me"} {
 			if payload = payload[i%2:]; i%2 == 1 && payload[0] == 'r' {
 				payload = "x"
@@ -133,7 +138,7 @@ func TestLoop(t *testing.T) {
 	// The even flows' second datagram, "accept me", is all that gets through.
 	buf := make([]byte, 100)
 	for range flows / 2 {
-		server.SetReadDeadline(time.Now().Add(5 * time.Second))
+		server.SetReadDeadline(time.Now().Add(slow.Time(5 * time.Second)))
 		n, err := server.Read(buf)
 		if err != nil || string(buf[:n]) != "accept me" {
 			t.Fatalf("read %q: %v", buf[:n], err)
@@ -144,9 +149,12 @@ func TestLoop(t *testing.T) {
 			t.Errorf("queue %d saw %d of %d packets: flows are not spread", i, h.seen.Load(), 2*flows)
 		}
 	}
+	eventually(t, "a Wake", func() bool { // one that meets a tick is the tick's
+		loops[0].Wake()
+		return handlers[0].woken.Load() > 0
+	})
 	before := handlers[0].ticks.Load()
-	loops[0].Wake()
-	eventually(t, "a tick after Wake", func() bool { return handlers[0].ticks.Load() > before })
+	eventually(t, "a tick", func() bool { return handlers[0].ticks.Load() > before })
 	cancel()
 	for range loops {
 		if err := <-done; err != nil {

@@ -23,30 +23,32 @@ import (
 // from the loop's goroutine.
 type Handler interface {
 	// Packet looks at one IP packet, whole and with finished checksums, and
-	// says what the kernel does with it. The bytes stay valid until Flush
+	// returns what the kernel does with it. The bytes stay valid until Flush
 	// returns.
 	Packet(b []byte, mark uint32) Verdict
 	// Flush ends a batch; the verdicts are sent afterwards.
 	Flush()
-	// Tick is called about every Config.Tick, and soon after a Wake.
-	Tick(now time.Time)
+	// Woken is called soon after a Wake.
+	Woken()
+	// Tick is called once in a while and returns after which time again.
+	Tick(now time.Time) (next time.Duration)
 }
 
 // Verdict is what becomes of a packet.
 type Verdict uint8
 
-// The verdicts a Handler may give.
+// The verdicts that a Handler may give.
 const (
-	Drop   Verdict = iota // consumed: the handler forwarded its bytes, or refuses them
+	Drop   Verdict = iota // refused
+	Stolen                // the handler forwarded its bytes, or will; the kernel forgets it as one dropped
 	Accept                // goes on through the host's stack
 )
 
 // Config describes one queue.
 type Config struct {
 	Queue  uint16
-	Length uint32        // packets that wait in the kernel; more are dropped
-	Buffer int           // socket receive buffer, bytes
-	Tick   time.Duration // between two calls of Handler.Tick
+	Length uint32 // packets that wait in the kernel; more are dropped
+	Buffer int    // socket receive buffer, bytes
 }
 
 // Queue is one bound NFQUEUE.
@@ -135,6 +137,21 @@ func (q *Queue) setBuffer() error {
 		return opt
 	}
 	return err
+}
+
+// SetLength changes how many packets may wait in the kernel.
+func (q *Queue) SetLength(packets uint32) error {
+	head := binary.BigEndian.AppendUint16([]byte{unix.AF_UNSPEC, unix.NFNETLINK_V0}, q.cfg.Queue)
+	attrs, err := netlink.MarshalAttributes([]netlink.Attribute{{Type: cfgMaxLen, Data: binary.BigEndian.AppendUint32(nil, packets)}})
+	if err != nil {
+		return fmt.Errorf("nfqueue %d: length: %w", q.cfg.Queue, err)
+	}
+	// Without an acknowledgement, which packets would be mixed with.
+	_, err = q.nf.Con.Send(netlink.Message{Header: netlink.Header{Type: msgConfig, Flags: netlink.Request}, Data: append(head, attrs...)})
+	if err != nil {
+		return fmt.Errorf("nfqueue %d: length: %w", q.cfg.Queue, err)
+	}
+	return nil
 }
 
 // Close unbinds the queue; the kernel drops the packets that still wait.

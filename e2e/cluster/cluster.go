@@ -17,6 +17,7 @@ package cluster
 import (
 	"cmp"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -27,8 +28,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caplance/caplance/core/auth"
+	"github.com/caplance/caplance/core/auth/authtest"
 	"github.com/caplance/caplance/core/control"
 	"github.com/caplance/caplance/core/fastpath"
+	"github.com/caplance/caplance/core/nettest/slow"
 	"github.com/caplance/caplance/e2e/topology"
 )
 
@@ -53,16 +57,20 @@ type Options struct {
 	Backends int
 	Policy   string // of every service; default round-robin
 	DataV6   bool   // tunnels over IPv6
-	Rung     string // of balancer and agents; default $CAPLANCE_RUNG, else auto
-	Agents   string // the agents' rung, where it is another
+	Type     string // datapath type, of balancer and agents; default $CAPLANCE_TYPE, else auto
+	Agents   string // the agents' datapath type, where it is another
 	Server   string // more TOML for the server, before its services
 	Datapath string // more TOML for the server's [datapath]
-	Timeout  string // lease; default 2s
+	Timeout  string // lease, as slow scales it; default 2s
 	Mode     string // of every service; default $CAPLANCE_MODE, else the product's
+	Keyless  bool   // whoever is on the network may register
+	CA       bool   // agents and balancer have certificates, see Certify
 
-	MTU    int           // of every link, bytes; default 1500
-	Routed bool          // a router between the backends and the others
-	Upper  topology.Kind // of a link above eth0 that has the addresses; "": eth0 has them
+	MTU           int  // of every link, bytes; default 1500
+	Routed        bool // a router between the backends and the others
+	PrivateMounts bool // the balancer has a mount namespace of its own
+
+	Upper topology.Kind // of a link above eth0 that has the addresses; "": eth0 has them
 }
 
 // Cluster is a running installation.
@@ -75,9 +83,14 @@ type Cluster struct {
 	Backends []*Backend
 	Server   *topology.Process
 
+	// Authorities are those that balancer and agents trust, with CA; the last one signs
+	// what Certify writes.
+	Authorities []*authtest.Authority
+
 	front, back segment   // of the client and the balancer, of the backends
 	passing     io.Closer // program at the balancer's port, nil without XDP
 	serverFile  string
+	key         auth.PublicKey // the balancer's
 }
 
 // New builds the network and starts the backends' own services, but neither
@@ -86,13 +99,16 @@ func New(o Options) (c *Cluster, err error) {
 	if o.Policy == "" {
 		o.Policy = "round-robin"
 	}
-	if o.Timeout == "" {
-		o.Timeout = "2s"
+	if o.Timeout, err = scaled(cmp.Or(o.Timeout, "2s")); err != nil {
+		return nil, err
 	}
-	o.Rung = o.rung()
+	o.Type = o.datapathType()
 	o.Mode = cmp.Or(o.Mode, os.Getenv("CAPLANCE_MODE"))
 	c = &Cluster{Options: o, serverFile: filepath.Join(o.Dir, "server.toml")}
 	if err = c.network(); err == nil {
+		err = c.keys()
+	}
+	if err == nil {
 		err = c.Rewrite()
 	}
 	if err != nil {
@@ -101,13 +117,19 @@ func New(o Options) (c *Cluster, err error) {
 	return c, nil
 }
 
+// scaled returns a duration as it is on this machine.
+func scaled(duration string) (string, error) {
+	d, err := time.ParseDuration(duration)
+	return slow.Time(d).String(), err
+}
+
 // Rewrite writes the balancer's configuration from the options.
 func (c *Cluster) Rewrite() error { return c.WriteServerConfig(c.ServerConfig("")) }
 
-// ServerFile is the balancer's configuration file.
+// ServerFile returns the balancer's configuration file.
 func (c *Cluster) ServerFile() string { return c.serverFile }
 
-// ServerConfig is the balancer's configuration; perService is more TOML for
+// ServerConfig returns the balancer's configuration; perService is more TOML for
 // each of its services.
 func (c *Cluster) ServerConfig(perService string) string {
 	return fmt.Sprintf(`state_dir = %q
@@ -116,30 +138,119 @@ control = %q
 [log]
 level = "debug"
 [datapath]
-rung = %q
+type = %q
 %s
 [registry]
+%s
 listen = "[::]:1338"
 agents = [%s]
-read_timeout = %q
-sanity_timeout = "2s"
+%s
+sanity_timeout = %q
 drain_timeout = "30s"
-%s`, filepath.Join(c.Dir, "lb"), c.ServerSocket(), c.Options.Server, c.Rung, c.Datapath, c.agents(), c.Timeout, c.Services(c.Policy, perService))
+%s`, filepath.Join(c.Dir, "lb"), c.ServerSocket(), c.Options.Server, c.Type, c.Datapath, c.auth(), c.agents(), c.lease(), slow.Time(2*time.Second), c.Services(c.Policy, perService)+c.identities())
 }
 
-// agents is the TOML of the networks that agents may register from: the
-// default, which is those that the balancer is in, does where there is no router.
-func (c *Cluster) agents() (toml string) {
-	if !c.Routed {
+// lease returns the TOML for how long agents may be silent: Timeout, with three
+// heartbeats in 0.9 s of it.
+func (c *Cluster) lease() string {
+	all, _ := time.ParseDuration(c.Timeout)
+	lease := min(all/2, slow.Time(900*time.Millisecond))
+	return fmt.Sprintf("\nlease = %q\ngrace = %q\nplain_lease = %q\nrejoin = %[3]q", lease, all-lease, c.Timeout)
+}
+
+// keys makes a key for the balancer and each backend.
+func (c *Cluster) keys() error {
+	pair := auth.NewKeyPair()
+	c.key = pair.Public()
+	err := pair.Save(c.keyFile())
+	for _, b := range c.Backends {
+		err = errors.Join(err, b.NewKey())
+	}
+	return err
+}
+
+// The names in certificates: of the balancer, and what an agent's ends in.
+const (
+	BalancerName = "lb.example.org"
+	AgentDomain  = ".agents.example.org"
+)
+
+// Certify writes certificates for balancer and backends, of the last authority, where
+// they have them, and which authorities there are.
+func (c *Cluster) Certify() error {
+	last := c.Authorities[len(c.Authorities)-1]
+	_, err := last.Issue(BalancerName, authtest.Only(x509.ExtKeyUsageServerAuth)).Write(c.Dir, "lb", c.Authorities...)
+	for _, b := range c.Backends {
+		_, err2 := last.Issue(b.Name+AgentDomain, authtest.Only(x509.ExtKeyUsageClientAuth)).Write(c.Dir, b.Name, c.Authorities...)
+		err = errors.Join(err, err2)
+	}
+	return err
+}
+
+// certificate returns the TOML of the files that Certify writes for somebody.
+func (c *Cluster) certificate(name string) string {
+	file := func(suffix string) string { return filepath.Join(c.Dir, name+suffix) }
+	return fmt.Sprintf("ca_file = %q\ncert_file = %q\nkey_file = %q", file(".ca.pem"), file(".pem"), file(".key.pem"))
+}
+
+func (c *Cluster) keyFile() string { return filepath.Join(c.Dir, "lb.key") }
+
+// anywhere is where data IPs may be: tests give backends others than their own.
+const anywhere = `"0.0.0.0/0", "::/0"`
+
+// auth returns the lines of [registry] about who agents are.
+func (c *Cluster) auth() (toml string) {
+	if c.Keyless {
+		return fmt.Sprintf("auth = \"none\"\nallow = [%s]\nenrolled = %q", anywhere, c.enrolled())
+	}
+	if c.CA {
+		return fmt.Sprintf("auth = \"ca\"\n%s\nenrolled = %q", c.certificate("lb"), c.enrolled())
+	}
+	return fmt.Sprintf("auth = \"keys\"\nkey = %q\nenrolled = %q", c.keyFile(), c.enrolled())
+}
+
+// enrolled is the file of the agents that joined.
+func (c *Cluster) enrolled() string { return filepath.Join(c.Dir, "enrolled.toml") }
+
+// identities returns the TOML of the agents that the balancer knows.
+func (c *Cluster) identities() (toml string) {
+	if c.Keyless {
 		return ""
 	}
+	if c.CA {
+		return fmt.Sprintf("[[agent]]\nname = \"*\"\nsan = [%q]\nallow = [%s]\n", "*"+AgentDomain, anywhere)
+	}
+	for _, b := range c.Backends {
+		if len(b.Keys) == 0 {
+			continue // it is to join by a token
+		}
+		toml += fmt.Sprintf("[[agent]]\nname = %q\nkeys = [", b.Name)
+		for _, k := range b.Keys {
+			toml += fmt.Sprintf("%q, ", k)
+		}
+		toml += "]\nallow = [" + anywhere + "]\n"
+	}
+	return toml
+}
+
+// agents returns the TOML of the networks that agents may register from: the
+// default, which is those that the balancer is in, does where there is no router.
+func (c *Cluster) agents() (toml string) {
+	if c.Routed || c.Keyless {
+		return c.networks()
+	}
+	return ""
+}
+
+// networks returns the TOML of those that the backends are in.
+func (c *Cluster) networks() (toml string) {
 	for _, n := range c.back.networks() {
 		toml += fmt.Sprintf("%q, ", n)
 	}
 	return toml
 }
 
-// Services is the TOML of the cluster's services under one policy, with more
+// Services returns the TOML of the cluster's services under one policy, with more
 // lines for each.
 func (c *Cluster) Services(policy string, more ...string) (toml string) {
 	if c.Mode != "" {
@@ -165,7 +276,7 @@ func (c *Cluster) WriteServerConfig(toml string) error {
 	return os.WriteFile(c.serverFile, []byte(toml), 0o644)
 }
 
-// ServerSocket is the balancer's control socket.
+// ServerSocket returns the balancer's control socket.
 func (c *Cluster) ServerSocket() string { return filepath.Join(c.Dir, "lb.sock") }
 
 // Control talks to the balancer.
@@ -173,7 +284,11 @@ func (c *Cluster) Control() *control.Client { return control.Dial(c.ServerSocket
 
 // StartServer starts the balancer and waits until it balances.
 func (c *Cluster) StartServer(ctx context.Context) (err error) {
-	c.Server, err = c.LB.Start(filepath.Join(c.Bin, "caplance"), "server", "-c", c.serverFile)
+	start := c.LB.Start
+	if c.PrivateMounts {
+		start = c.LB.StartPrivate
+	}
+	c.Server, err = start(filepath.Join(c.Bin, "caplance"), "server", "-c", c.serverFile)
 	if err != nil {
 		return err
 	}
@@ -220,9 +335,9 @@ type finalError struct{ error }
 // Final marks an error as one that waiting will not cure.
 func Final(err error) error { return finalError{err} }
 
-// Await calls ok until it returns nil, for at most 15 s or until ctx ends.
+// Await calls ok until it returns nil, for at most 15 s, which slow scales, or until ctx ends.
 func Await(ctx context.Context, what string, ok func() error) error {
-	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, slow.Time(15*time.Second))
 	defer cancel()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
@@ -271,6 +386,9 @@ func (c *Cluster) Close() error {
 		errs = append(errs, c.Net.Close())
 	}
 	errs = append(errs, fastpath.Unload(filepath.Join(c.Dir, "lb"))) // of a balancer that was killed
+	for _, b := range c.Backends {
+		errs = append(errs, fastpath.UnloadReceiver(filepath.Join(c.Dir, b.Name), "")) // of a killed agent
+	}
 	return errors.Join(errs...)
 }
 

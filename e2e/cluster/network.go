@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -20,7 +21,7 @@ func (s segment) addr6(n int) netip.Addr {
 	return netip.MustParseAddr(fmt.Sprintf("fd%d::%x", s.number, n))
 }
 
-// networks are those of the segment's hosts.
+// networks returns those of the segment's hosts.
 func (s segment) networks() []netip.Prefix {
 	return []netip.Prefix{netip.PrefixFrom(s.addr4(0), 24), netip.PrefixFrom(s.addr6(0), 64)}
 }
@@ -54,7 +55,7 @@ func (c *Cluster) network() (err error) {
 			return err
 		}
 	}
-	if c.Rung == "xdp" {
+	if c.Type == "xdp" {
 		return c.forXDP(port)
 	}
 	return nil
@@ -73,22 +74,22 @@ func (c *Cluster) forXDP(port int) (err error) {
 // around it.
 const longestXDP = 3000
 
-// rung is the one that was asked for, or tc where there is no native XDP: on
+// datapathType returns the one that was asked for, or tc where there is no native XDP: on
 // links above others, and for packets of several pages.
-func (o *Options) rung() string {
-	rung := cmp.Or(o.Rung, os.Getenv("CAPLANCE_RUNG"), "auto")
-	if rung == "xdp" && (o.Upper != "" || o.MTU > longestXDP) {
+func (o *Options) datapathType() string {
+	kind := cmp.Or(o.Type, os.Getenv("CAPLANCE_TYPE"), "auto")
+	if kind == "xdp" && (o.Upper != "" || o.MTU > longestXDP) {
 		return "tc"
 	}
-	return rung
+	return kind
 }
 
-// agentRung is the agents' rung, else the balancer's as agents have it.
-func (c *Cluster) agentRung() string {
-	if c.Agents == "" && c.Rung == "xdp" {
+// agentType returns the agents' datapath type, else the balancer's as agents have it.
+func (c *Cluster) agentType() string {
+	if c.Agents == "" && c.Type == "xdp" {
 		return "tc"
 	}
-	return cmp.Or(c.Agents, c.Rung)
+	return cmp.Or(c.Agents, c.Type)
 }
 
 // segment makes a switch.
@@ -168,10 +169,20 @@ func (c *Cluster) backend(i int) error {
 		b.Data = c.back.addr6(11 + i)
 	}
 	c.Backends = append(c.Backends, b)
-	return b.serve()
+	return b.Serve()
 }
 
-// Link is the name of the link that a host has its addresses on.
+// Reattach gives the balancer its link again, after it was deleted.
+func (c *Cluster) Reattach() error {
+	port := c.Switch.Ports()
+	err := c.join(c.front, c.LB, "eth0", 1)
+	if err == nil && c.passing != nil {
+		err = errors.Join(c.passing.Close(), c.forXDP(port))
+	}
+	return err
+}
+
+// Link returns the name of the link that a host has its addresses on.
 func (c *Cluster) Link() string {
 	if c.Upper != "" {
 		return topology.UpperName("eth0")

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/caplance/caplance/core/nettest/slow"
 )
 
 // Process is a program running in a host.
@@ -36,14 +38,31 @@ func (o *output) Write(p []byte) (int, error) {
 
 // Start runs a program inside the host. It dies with this process.
 func (h *Host) Start(program string, args ...string) (*Process, error) {
+	return h.start(&syscall.SysProcAttr{}, program, args...)
+}
+
+// StartPrivate does so in a mount namespace of the program's own, which nothing
+// that it mounts leaves: as systemd's PrivateTmp has it.
+func (h *Host) StartPrivate(program string, args ...string) (*Process, error) {
+	return h.start(&syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}, program, args...)
+}
+
+func (h *Host) start(attr *syscall.SysProcAttr, program string, args ...string) (*Process, error) {
 	p := &Process{Cmd: exec.Command(program, args...), name: h.Name, done: make(chan struct{})}
 	p.Stdout, p.Stderr = &p.out, &p.out
-	p.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	attr.Pdeathsig = syscall.SIGKILL
+	p.SysProcAttr = attr
 	started := make(chan error)
 	go func() {
 		// Pdeathsig is tied to the thread that forks, so it stays for as long.
 		runtime.LockOSThread()
-		err := h.Do(p.Cmd.Start)
+		var err error
+		if h.Mounts != nil {
+			err = h.Mounts.enter()
+		}
+		if err == nil {
+			err = h.Do(p.Cmd.Start)
+		}
 		started <- err
 		if err == nil {
 			p.err = p.Wait()
@@ -53,17 +72,17 @@ func (h *Host) Start(program string, args ...string) (*Process, error) {
 	return p, <-started
 }
 
-// Output is what the program has printed so far.
+// Output returns what the program has printed so far.
 func (p *Process) Output() string {
 	p.out.mu.Lock()
 	defer p.out.mu.Unlock()
 	return p.out.buf.String()
 }
 
-// Done is closed when the program has ended; then Err is valid.
+// Done returns a channel that is closed when the program has ended; then Err is valid.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
-// Err is how the program ended: nil for exit code 0.
+// Err returns how the program ended: nil for exit code 0.
 func (p *Process) Err() error { return p.err }
 
 // Signal sends a signal; a program that has ended is left alone.
@@ -83,7 +102,7 @@ func (p *Process) Stop(timeout time.Duration) error {
 	select {
 	case <-p.done:
 		return p.err
-	case <-time.After(timeout):
+	case <-time.After(slow.Time(timeout)):
 		p.Kill()
 		return fmt.Errorf("%s: still running %s after SIGTERM", p.name, timeout)
 	}

@@ -16,7 +16,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"runtime"
 	"strings"
 
@@ -30,15 +29,18 @@ type Net struct {
 	prefix string
 	hosts  []*Host
 	root   netns.NsHandle
-	links  int
+	left   []error // of killed processes
 }
 
 // Host is one network namespace, named in /run/netns so that nsenter finds it.
 type Host struct {
 	Name string // as given
 	NS   string // its name in /run/netns
-	net  *Net
-	ns   netns.NsHandle
+
+	Mounts *Mounts // of programs that are started from now on; nil: the test's
+
+	net *Net
+	ns  netns.NsHandle
 }
 
 // Switch is a host whose bridge joins the links attached to it.
@@ -49,55 +51,33 @@ type Switch struct {
 	ports  int
 }
 
-// New starts an empty network. The prefix and the process id name its
-// namespaces; those of processes that were killed are removed.
+// New starts an empty network. The prefix, the process id and a random number
+// name its namespaces; those of processes that were killed are removed.
 func New(prefix string) (*Net, error) {
-	if err := reclaim(prefix); err != nil {
-		return nil, err
+	if err := shareNames(); err != nil {
+		return nil, fmt.Errorf("names of namespaces: %w", err)
 	}
+	left := reclaim(prefix)
 	root, err := netns.Get()
 	if err != nil {
 		return nil, fmt.Errorf("current netns: %w", err)
 	}
-	return &Net{prefix: fmt.Sprintf("%s%d", prefix, os.Getpid()), root: root}, nil
+	return &Net{prefix: newPrefix(prefix), root: root, left: left}, nil
 }
 
-// reclaim removes the namespaces of networks whose process is gone.
-func reclaim(prefix string) error {
-	names, err := filepath.Glob("/run/netns/" + prefix + "*-*")
-	if err != nil {
-		return err
-	}
-	for _, n := range names {
-		name := filepath.Base(n)
-		var pid int
-		if _, err := fmt.Sscanf(strings.TrimPrefix(name, prefix), "%d-", &pid); err != nil || unix.Kill(pid, 0) != unix.ESRCH {
-			continue
-		}
-		if err := netns.DeleteNamed(name); err != nil {
-			return fmt.Errorf("netns %s of a killed process: %w", name, err)
-		}
-	}
-	return nil
-}
+// Leftovers returns what of killed processes could not be removed, and is in
+// nobody's way.
+func (n *Net) Leftovers() []error { return n.left }
 
 // Host adds a namespace with lo up.
-func (n *Net) Host(name string) (*Host, error) {
-	h := &Host{Name: name, NS: n.prefix + "-" + name, net: n}
+func (n *Net) Host(name string) (h *Host, err error) {
+	h = &Host{Name: name, NS: n.prefix + "-" + name, net: n}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	before, err := netns.Get()
-	if err != nil {
-		return nil, fmt.Errorf("current netns: %w", err)
-	}
-	defer before.Close()
-	if h.ns, err = netns.NewNamed(h.NS); err != nil {
-		return nil, fmt.Errorf("netns %s: %w", h.NS, err)
+	if h.ns, err = newNamed(h.NS); err != nil {
+		return nil, err
 	}
 	n.hosts = append(n.hosts, h)
-	if err := netns.Set(before); err != nil {
-		return nil, fmt.Errorf("return from netns %s: %w", h.NS, err)
-	}
 	return h, h.Do(func() error {
 		// Addresses are unique here by construction; detection would only delay.
 		if err := h.Sysctl("net.ipv6.conf.default.accept_dad", "0"); err != nil {
@@ -125,16 +105,18 @@ func (n *Net) Switch(name string) (*Switch, error) {
 		if err := netlink.LinkSetUp(s.bridge); err != nil {
 			return err
 		}
-		return s.onlySwitch()
+		return s.BridgeFilters(false) // a switch has no netfilter
 	})
 }
 
-// onlySwitch keeps the machine's br_netfilter, where it is loaded, from taking
-// each frame for a packet to filter: a switch has no netfilter.
-func (s *Switch) onlySwitch() error {
+// BridgeFilters has br_netfilter, where it is loaded, take each frame on a bridge
+// of the host's for a packet to filter, or not. To ask for it where it is not is
+// an error.
+func (h *Host) BridgeFilters(on bool) error {
+	value := map[bool]string{true: "1", false: "0"}[on]
 	for _, tables := range []string{"iptables", "ip6tables", "arptables"} {
-		err := s.Sysctl("net.bridge.bridge-nf-call-"+tables, "0")
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		err := h.Sysctl("net.bridge.bridge-nf-call-"+tables, value)
+		if err != nil && (on || !errors.Is(err, fs.ErrNotExist)) {
 			return err
 		}
 	}
@@ -159,11 +141,14 @@ func (s *Switch) Attach(h *Host, link string, addrs ...netip.Prefix) error {
 	if err != nil {
 		return err
 	}
-	return h.start(link, addrs)
+	if err := h.switchOn(link, addrs); err != nil {
+		return err
+	}
+	return h.awaitRunning(link, addrs)
 }
 
-// start switches a link on and gives it its addresses.
-func (h *Host) start(link string, addrs []netip.Prefix) error {
+// switchOn switches a link on and gives it its addresses.
+func (h *Host) switchOn(link string, addrs []netip.Prefix) error {
 	if err := h.SetUp(link, true); err != nil {
 		return err
 	}
@@ -175,7 +160,7 @@ func (h *Host) start(link string, addrs []netip.Prefix) error {
 	return nil
 }
 
-// Ports is how many hosts were attached.
+// Ports returns how many hosts were attached.
 func (s *Switch) Ports() int { return s.ports }
 
 // Do runs fn on a thread inside the host's namespace. Sockets that fn opens
@@ -269,7 +254,7 @@ func (h *Host) Sysctl(name, value string) error {
 // unnamed; stop those first.
 func (n *Net) Close() (err error) {
 	for _, h := range n.hosts {
-		err = errors.Join(err, h.ns.Close(), netns.DeleteNamed(h.NS))
+		err = errors.Join(err, h.ns.Close(), removeName(h.NS))
 	}
 	n.hosts = nil
 	return errors.Join(err, n.root.Close())

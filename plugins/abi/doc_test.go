@@ -12,7 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// rows are the cells of the rows that follow a table's head, which begins with
+// rows returns the cells of the rows that follow a table's head, which begins with
 // the given cells, in docs/policy-abi.md.
 func rows(t *testing.T, head string) [][]string {
 	t.Helper()
@@ -50,7 +50,7 @@ func TestDocumentedLayouts(t *testing.T) {
 		{"backend", abi.BackendSize, map[string]int{
 			"id": abi.BackendID, "weight": abi.BackendWeight, "state": abi.BackendState, "zone": abi.BackendZone,
 			"addr": abi.BackendAddr, "port": abi.BackendPort, "family": abi.BackendFamily, "max_flows": abi.BackendMaxFlows,
-			"priority": abi.BackendPriority, "ramp_permille": abi.BackendRamp, "user": abi.BackendUser, "reserved": abi.BackendReserved,
+			"priority": abi.BackendPriority, "ramp_permille": abi.BackendRamp, "user": abi.BackendUser, "load": abi.BackendLoad, "reserved": abi.BackendReserved,
 		}},
 		{"END", 24, map[string]int{ // the rest is zero
 			"packets": abi.EndPackets, "bytes": abi.EndBytes, "duration_ns": abi.EndDuration,

@@ -55,7 +55,8 @@ const (
 	BackendPriority = 40 // u32
 	BackendRamp     = 44 // u32, per mille
 	BackendUser     = 48 // u64
-	BackendReserved = 56 // u64, 0
+	BackendLoad     = 56 // u32, per mille, core.UnknownLoad for none
+	BackendReserved = 60 // u32, 0
 )
 
 // PutBackend encodes m as a backend record. The port is 0: the flow's own.
@@ -75,6 +76,7 @@ func PutBackend(b *[BackendSize]byte, m *core.Member) {
 	le.PutUint32(b[BackendPriority:], m.Priority)
 	le.PutUint32(b[BackendRamp:], m.Ramp)
 	le.PutUint64(b[BackendUser:], m.Label)
+	le.PutUint32(b[BackendLoad:], m.Vitals.Load())
 }
 
 // Offsets of the fields of the record of a flow that ended.

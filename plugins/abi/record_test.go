@@ -17,7 +17,7 @@ var flow = core.NewFlow{
 	},
 	Hash: 0x0102030405060708, Rand: 0x1112131415161718, Now: 0x2122232425262728,
 	Family: 6, Service: 0x31323334, Mark: 0x41424344,
-	Flags: core.FlowSYN | core.FlowMidFlow, Attempt: -2,
+	Flags: core.FlowSYN | core.FlowFragment, Attempt: -2,
 }
 
 var member = core.Member{
@@ -35,7 +35,7 @@ func TestPutFlow(t *testing.T) {
 		0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 192, 0, 2, 1,
 		0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7,
 		0x34, 0x33, 0x32, 0x31, 0x44, 0x43, 0x42, 0x41,
-		5, 0, 0, 0, 0xfe, 0xff, 0xff, 0xff,
+		3, 0, 0, 0, 0xfe, 0xff, 0xff, 0xff,
 	}
 	var got [abi.FlowSize]byte
 	abi.PutFlow(&got, &flow)
@@ -52,9 +52,11 @@ func TestPutBackend(t *testing.T) {
 		0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 198, 51, 100, 9,
 		0, 0, 4, 0, 0x31, 0, 0, 0,
 		0x41, 0, 0, 0, 0xe8, 3, 0, 0,
-		0x51,
+		0x51, 0, 0, 0, 0, 0, 0, 0, 0x02, 0x03,
 	})
-	got := [abi.BackendSize]byte{56: 0xff} // leftovers of another record
+	got := [abi.BackendSize]byte{60: 0xff} // leftovers of another record
+	member.Vitals = new(core.Vitals)
+	member.Vitals.SetLoad(0x302)
 	abi.PutBackend(&got, &member)
 	if d := cmp.Diff(want, got[:]); d != "" {
 		t.Errorf("backend record (-want +got):\n%s", d)

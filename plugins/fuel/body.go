@@ -4,6 +4,7 @@ package fuel
 type body struct {
 	code    []byte // instructions, the final end included
 	start   int    // offset of code in the module
+	index   uint32 // of the function
 	groups  vector // declarations of locals, as encoded
 	params  uint32
 	locals  uint32 // declared
@@ -39,14 +40,15 @@ func (m *module) readCode(r *reader) {
 			return
 		}
 		s := r.sub(r.u32())
-		b := m.readBody(s, m.types[m.funcs[i]])
+		b := m.readBody(s, m.importedFuncs()+i)
 		r.done(s)
 		m.bodies = append(m.bodies, b)
 	}
 }
 
-func (m *module) readBody(r *reader, t funcType) body {
-	b := body{params: uint32(len(t.params)), results: t.results}
+func (m *module) readBody(r *reader, index uint32) body {
+	t := m.signature(index)
+	b := body{index: index, params: uint32(len(t.params)), results: t.results}
 	b.groups.count = r.count("groups of locals", maxFrame)
 	from := r.pos
 	var locals uint64
@@ -62,6 +64,7 @@ func (m *module) readBody(r *reader, t funcType) body {
 	b.locals = uint32(locals)
 	b.start = r.pos
 	b.cost = locals // they are zeroed on entry
+	m.work.begin(locals + uint64(b.params))
 	m.scan(r, &b)
 	b.code = r.wasm[b.start:max(b.start, r.end)]
 	return b
@@ -69,8 +72,9 @@ func (m *module) readBody(r *reader, t funcType) body {
 
 // block is one that is open at some point of a body.
 type block struct {
-	pays   int  // the edit that charges for the code at that point; entry is none
-	target bool // of a br_table
+	pays   int    // the edit that charges for the code at that point; entry is none
+	target bool   // of a br_table
+	arity  uint64 // values that a branch to it brings along
 }
 
 // entry is what a function pays when it is entered.
@@ -84,7 +88,7 @@ const entry = -1
 // it that a br_table leads to. Without the last, a state machine, as Go makes
 // one out of every function, would pay for all of its states at every step.
 func (m *module) scan(r *reader, b *body) {
-	blocks := []block{{pays: entry}}
+	blocks := []block{{pays: entry, arity: uint64(len(b.results))}}
 	for len(blocks) > 0 {
 		if !r.more() {
 			r.fail(ErrMalformed, "unexpected end of a function")
@@ -92,17 +96,16 @@ func (m *module) scan(r *reader, b *body) {
 		}
 		in := r.instruction()
 		m.check(r, b, in, len(blocks))
+		if r.ok() {
+			m.weigh(r, b, in, blocks)
+		}
 		if !r.ok() {
 			return
 		}
 		top := &blocks[len(blocks)-1]
 		switch in.takes {
 		case function:
-			if in.index < m.importedFuncs {
-				in.cost = costHost
-			} else {
-				b.calls = true
-			}
+			b.calls = b.calls || in.index >= m.importedFuncs()
 		case indirect:
 			b.calls = true
 		case leave:
@@ -122,9 +125,9 @@ func (m *module) scan(r *reader, b *body) {
 		}
 		switch in.takes {
 		case blockType:
-			blocks = append(blocks, block{pays: top.pays})
+			blocks = append(blocks, block{pays: top.pays, arity: uint64(len(m.blockType(r, in).results))})
 		case loopType:
-			blocks = append(blocks, block{pays: b.charge(r.pos)})
+			blocks = append(blocks, block{pays: b.charge(r.pos), arity: uint64(len(m.blockType(r, in).params))})
 		case elseMark: // is reached from the if, not from the end of the first half
 			top.pays = blocks[max(0, len(blocks)-2)].pays
 		case blockEnd:

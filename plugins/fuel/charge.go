@@ -38,7 +38,7 @@ func (w *inserter) constant(v int64) {
 	w.s64(v)
 }
 
-// take is
+// take emits
 //
 //	(local.set $rest (i64.sub (global.get $budget) amount))
 //	(global.set $budget (local.get $rest))

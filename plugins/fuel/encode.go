@@ -145,7 +145,7 @@ func (m *module) encodeBody(b *body) []byte {
 	return w.b
 }
 
-// resultType is the type of a block without parameters and with these results
+// resultType returns the type of a block without parameters and with these results
 // (§5.4.1): two or more need a function type, which is added once.
 func (m *module) resultType(results []byte) []byte {
 	switch len(results) {

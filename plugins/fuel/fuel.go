@@ -11,7 +11,9 @@
 // Every function pays on entry, and every loop at its head, for the
 // instructions that can follow before the next such place; instructions that
 // work on a run of memory or of a table pay for its length. A function that
-// calls others also takes one from the depth while it is active. What an
+// calls others also takes one from the depth while it is active. What an imported
+// function does, it has to charge for itself: the module cannot know, for
+// call_indirect reaches it, too. What an
 // instruction costs is in opcode.go, what is inserted in charge.go; RATIONALE.md
 // has the reasons and the figures.
 package fuel
@@ -44,6 +46,8 @@ var (
 	// ErrUnsupported is a module that uses what lies beyond WebAssembly 2.0, or
 	// that is larger in some respect than any policy needs to be.
 	ErrUnsupported = errors.New("module is not supported")
+	// ErrHeavy is a module that would take too long to compile, or too much memory.
+	ErrHeavy = errors.New("module is too heavy")
 	// ErrReserved is a module that exports FuelExport or DepthExport.
 	ErrReserved = errors.New("export is reserved for the host")
 )
@@ -58,8 +62,8 @@ var (
 // every count by the bytes that are there. So it is safe to give it anything,
 // and an engine that validates the result has validated wasm.
 //
-// Errors are ErrMalformed, ErrUnsupported and ErrReserved, with the offset in
-// bytes from the start of wasm.
+// Errors are ErrMalformed, ErrUnsupported, ErrHeavy and ErrReserved, with the
+// offset in bytes from the start of wasm.
 func Meter(wasm []byte, opt Options) ([]byte, error) {
 	if opt.Fuel < 0 || opt.Depth < 0 {
 		return nil, fmt.Errorf("budgets of %d fuel and %d depth are impossible: make them 0 or more", opt.Fuel, opt.Depth)

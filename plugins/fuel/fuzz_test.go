@@ -29,7 +29,7 @@ func FuzzMeter(f *testing.F) {
 	f.Fuzz(func(t *testing.T, wasm []byte) {
 		metered, err := fuel.Meter(wasm, fuel.Options{Fuel: 20_000, Depth: 50, TableSize: 1 << 16})
 		if err != nil {
-			for _, kind := range []error{fuel.ErrMalformed, fuel.ErrUnsupported, fuel.ErrReserved} {
+			for _, kind := range []error{fuel.ErrMalformed, fuel.ErrUnsupported, fuel.ErrHeavy, fuel.ErrReserved} {
 				if errors.Is(err, kind) {
 					return // The engine might exhaust the memory on what we refuse.
 				}

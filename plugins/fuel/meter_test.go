@@ -1,6 +1,7 @@
 package fuel_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"math"
@@ -41,7 +42,7 @@ func meter(t testing.TB, wasm []byte, opt fuel.Options) []byte {
 	return metered
 }
 
-// engine is a runtime with the imports of testdata.
+// engine returns a runtime with the imports of testdata.
 func engine(t testing.TB, config wazero.RuntimeConfig) wazero.Runtime {
 	t.Helper()
 	r := wazero.NewRuntimeWithConfig(ctx, config.WithMemoryLimitPages(256))
@@ -67,7 +68,7 @@ func start(t testing.TB, r wazero.Runtime, wasm []byte) api.Module {
 // budget reads one of the globals.
 func budget(m api.Module, name string) int64 { return int64(m.ExportedGlobal(name).Get()) }
 
-// outcome is a call's results or its trap, without the stack.
+// outcome returns a call's results or its trap, without the stack.
 func outcome(m api.Module, name string, params ...uint64) string {
 	results, err := m.ExportedFunction(name).Call(ctx, params...)
 	if err != nil {
@@ -187,5 +188,15 @@ func TestMeterKeepsNames(t *testing.T) {
 	_, err := m.ExportedFunction("depth: two by turns").Call(ctx)
 	if err == nil || !strings.Contains(err.Error(), ".pong") {
 		t.Errorf("error %v does not name the function pong", err)
+	}
+}
+
+// A stack with names that would reach for the terminal has numbers instead.
+func TestMeterDropsUnprintableNames(t *testing.T) {
+	wasm := bytes.ReplaceAll(read(t, "testdata/runaway.wasm"), []byte("pong"), []byte("\x1b[2J"))
+	m := start(t, engine(t, wazero.NewRuntimeConfig()), meter(t, wasm, fuel.Options{Fuel: 1e6, Depth: 9, TableSize: 100}))
+	_, err := m.ExportedFunction("depth: two by turns").Call(ctx)
+	if err == nil || strings.Contains(err.Error(), "\x1b") || !strings.Contains(err.Error(), "unreachable") {
+		t.Errorf("error is %q, want a trap without control characters", err)
 	}
 }

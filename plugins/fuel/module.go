@@ -32,18 +32,19 @@ var preamble = []byte("\x00asm\x01\x00\x00\x00")
 type module struct {
 	sections [sectionDataCount + 1][]byte // contents by id; nil is absent
 
-	types         []funcType
-	importedFuncs uint32
-	funcs         []uint32 // type index of each function of the module's own
-	globals       uint32   // with the imported ones
-	tables        []table  // without the imported ones
-	exports       vector
-	globalDefs    vector
-	bodies        []body
-	resultTypes   map[string]int // indices of added types, by results
-	names         []byte         // function names subsection, nil without
-	locals        uint64         // of all functions
-	elements      uint64         // entries of all element segments
+	types       []funcType
+	imported    []uint32 // type index of each imported function
+	funcs       []uint32 // the same of each function of the module's own
+	globals     uint32   // with the imported ones
+	tables      []table  // without the imported ones
+	exports     vector
+	globalDefs  vector
+	bodies      []body
+	resultTypes map[string]int // indices of added types, by results
+	names       []byte         // function names subsection, nil without
+	locals      uint64         // of all functions
+	elements    uint64         // entries of all element segments
+	work        work           // to compile it, as far as it was read
 }
 
 // vector is one that is copied and gets more elements at its end.

@@ -41,12 +41,14 @@ const (
 
 // What instructions cost, in units. Most cost 1, which takes 0.2 to 1 ns.
 const (
-	costPlain    = 1
-	costDivide   = 8   // divisions and square roots take 20 to 40 cycles
-	costIndirect = 8   // call_indirect checks bounds and type
-	costRun      = 8   // of an instruction on a run, besides its length
-	costLeave    = 64  // memory.grow and table.grow leave machine code
-	costHost     = 256 // so does the call of an imported function, for 0.1–0.2 µs
+	costPlain  = 1
+	costDivide = 8 // divisions and square roots take 20 to 40 cycles
+	// costMiss is for what is waited for when it is not in the cache: loads, and
+	// the code that call_indirect finds. That takes 100 to 150 ns if each address
+	// depends on the load before, 2 ns if it is there; RATIONALE.md says why no more.
+	costMiss  = 8
+	costRun   = 16 // of an instruction on a run, besides its length
+	costLeave = 64 // memory.grow and table.grow leave machine code
 )
 
 type opcode struct {
@@ -61,6 +63,13 @@ func fill(t *[256]opcode, first, last byte, takes immediate) {
 	}
 }
 
+// miss makes the opcodes from first to last cost a miss of the cache.
+func miss(t *[256]opcode, first, last byte) {
+	for c := int(first); c <= int(last); c++ {
+		t[c].cost = costMiss
+	}
+}
+
 // one-byte opcodes, §5.4.1–5.4.7.
 var opcodes = func() (t [256]opcode) {
 	fill(&t, 0x00, 0x01, none) // unreachable, nop
@@ -68,13 +77,15 @@ var opcodes = func() (t [256]opcode) {
 	t[0x05].takes, t[0x0b].takes, t[0x0f].takes = elseMark, blockEnd, leave
 	t[0x0c].takes, t[0x0d].takes, t[0x0e].takes = label, label, labels
 	t[0x10].takes = function
-	t[0x11] = opcode{indirect, costIndirect}
+	t[0x11] = opcode{indirect, costMiss}
 	fill(&t, 0x1a, 0x1b, none) // drop, select
 	t[0x1c].takes = typeList
 	fill(&t, 0x20, 0x22, localIndex)
 	fill(&t, 0x23, 0x24, globalIndex)
 	fill(&t, 0x25, 0x26, tableIndex)
+	t[0x25].cost = costMiss // table.get
 	fill(&t, 0x28, 0x3e, memArg)
+	miss(&t, 0x28, 0x35)              // loads; a store waits for nothing
 	t[0x3f].takes = zero              // memory.size
 	t[0x40] = opcode{zero, costLeave} // memory.grow
 	t[0x41].takes, t[0x42].takes, t[0x43].takes, t[0x44].takes = const32, const64, bytes4, bytes8
@@ -115,6 +126,9 @@ var vectorOpcodes = func() (t [256]opcode) {
 	fill(&t, 0x15, 0x22, lane)
 	fill(&t, 0x54, 0x5b, memArgLane)
 	fill(&t, 0x5c, 0x5d, memArg)
+	miss(&t, 0x00, 0x0a) // loads
+	miss(&t, 0x54, 0x57) // loads of a lane
+	miss(&t, 0x5c, 0x5d) // loads of a half
 	for _, c := range []byte{
 		0x9a, 0xa2, 0xa5, 0xa6, 0xaf, 0xb0, 0xb2, 0xb3, 0xb4, 0xbb,
 		0xc2, 0xc5, 0xc6, 0xcf, 0xd0, 0xd2, 0xd3, 0xd4, 0xe2, 0xee,

@@ -91,7 +91,7 @@ func (r *reader) name() string {
 	return string(b)
 }
 
-// sub is a reader of the next n bytes, which are passed.
+// sub returns a reader of the next n bytes, which are passed.
 func (r *reader) sub(n uint32) *reader {
 	s := &reader{wasm: r.wasm, pos: r.pos}
 	r.skip(uint64(n))

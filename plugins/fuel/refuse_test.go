@@ -13,7 +13,7 @@ const (
 	oneFunc  = "\x01\x04\x01\x60\x00\x00" + "\x03\x02\x01\x00" // a type () → () and a function of it
 )
 
-// withBody is a module with one function of these instructions.
+// withBody returns a module with one function of these instructions.
 func withBody(code string) string {
 	return preamble + oneFunc + "\x0a" + string([]byte{byte(len(code) + 4), 1, byte(len(code) + 2), 0}) + code + "\x0b"
 }

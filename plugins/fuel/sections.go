@@ -98,8 +98,7 @@ func (m *module) readImports(r *reader) {
 		r.name()
 		switch kind := r.byte(); kind {
 		case kindFunc:
-			r.index("type", len(m.types))
-			m.importedFuncs++
+			m.imported = append(m.imported, r.index("type", len(m.types)))
 		case kindTable:
 			r.refType()
 			r.limits()

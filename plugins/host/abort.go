@@ -6,10 +6,11 @@ import (
 	"fmt"
 	"unicode/utf16"
 
+	"github.com/caplance/caplance/core/plain"
 	"github.com/tetratelabs/wazero/api"
 )
 
-// abort is what AssemblyScript programs call when an assertion or a bounds
+// abort ends the call of an AssemblyScript program when an assertion or a bounds
 // check fails. message and file point to strings: UTF-16 code units with their
 // length in bytes in the word before them (AssemblyScript runtime, "header
 // layout"); 0 is none. The panic becomes a trap of the guest.
@@ -33,5 +34,5 @@ func guestString(mem api.Memory, ptr uint32) string {
 	for i := range units {
 		units[i] = binary.LittleEndian.Uint16(b[2*i:])
 	}
-	return string(utf16.Decode(units))
+	return plain.Name(string(utf16.Decode(units)))
 }

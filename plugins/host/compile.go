@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/caplance/caplance/core/plain"
 	"github.com/caplance/caplance/plugins/abi"
 	"github.com/caplance/caplance/plugins/fuel"
 	"github.com/tetratelabs/wazero"
@@ -25,7 +26,7 @@ type Policy struct {
 	compiled wazero.CompiledModule
 }
 
-// Name is what the policy was called when it was compiled.
+// Name returns what the policy was called when it was compiled.
 func (p *Policy) Name() string { return p.name }
 
 // Close frees the machine code. The schedulers made from the policy must have
@@ -33,17 +34,62 @@ func (p *Policy) Name() string { return p.name }
 func (p *Policy) Close(ctx context.Context) error { return p.compiled.Close(ctx) }
 
 // Compile checks that wasm is a policy and compiles it; name is for messages.
-// It is the only way for a module into the runtime. Errors say what to change
-// in the policy or its build.
+// With CompileBundled it is the only way for a module into the runtime. Errors say
+// what to change in the policy or its build.
 func (r *Runtime) Compile(ctx context.Context, name string, wasm []byte) (*Policy, error) {
-	compiled, err := r.compile(ctx, wasm)
+	return r.compile(ctx, name, wasm, r.compiler)
+}
+
+// CompileBundled is Compile for a module that is part of the program: it is
+// compiled in this process, though the runtime may have a Compiler.
+func (r *Runtime) CompileBundled(ctx context.Context, name string, wasm []byte) (*Policy, error) {
+	return r.compile(ctx, name, wasm, nil)
+}
+
+// Warm does of Compile what takes long, which a runtime without a Compiler leaves to
+// Compile. ctx cancels it.
+//
+// Errors are those of Compile.
+func (r *Runtime) Warm(ctx context.Context, name string, wasm []byte) error {
+	if r.compiler == nil {
+		return nil
+	}
+	metered, err := r.meter(wasm)
+	if err == nil {
+		err = r.compiler.compile(ctx, metered, &r.limits)
+	}
+	if err != nil {
+		return fmt.Errorf("policy %q: %w", name, err)
+	}
+	return nil
+}
+
+func (r *Runtime) compile(ctx context.Context, name string, wasm []byte, by *Compiler) (*Policy, error) {
+	metered, err := r.meter(wasm)
+	if err == nil && by != nil {
+		err = by.compile(ctx, metered, &r.limits)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("policy %q: %w", name, err)
+	}
+	compiled, err := r.engine.CompileModule(ctx, metered)
+	if r.compiler != nil {
+		r.compiler.done(metered)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("policy %q: "+invalidModule, name, err)
+	}
+	if err := checkExports(compiled); err != nil {
+		return nil, fmt.Errorf("policy %q: %w", name, errors.Join(err, compiled.Close(ctx)))
 	}
 	return &Policy{name: name, runtime: r, compiled: compiled}, nil
 }
 
-func (r *Runtime) compile(ctx context.Context, wasm []byte) (wazero.CompiledModule, error) {
+const invalidModule = "module is invalid, build it again for WebAssembly 2.0 without proposals beyond it: %w"
+
+// meter checks a module as far as that goes without compiling it, and builds the
+// counters into it.
+func (r *Runtime) meter(wasm []byte) ([]byte, error) {
 	if err := checkPreamble(wasm, r.limits.ModuleBytes); err != nil {
 		return nil, err
 	}
@@ -54,19 +100,14 @@ func (r *Runtime) compile(ctx context.Context, wasm []byte) (wazero.CompiledModu
 	if err := join(r.checkMemories(o), r.checkImports(o)); err != nil {
 		return nil, err
 	}
-	const invalid = "module is invalid, build it again for WebAssembly 2.0 without proposals beyond it: %w"
 	metered, err := fuel.Meter(wasm, fuel.Options{Fuel: r.limits.StartFuel, Depth: r.limits.Depth, TableSize: maxTableSize})
-	if err != nil {
-		return nil, fmt.Errorf(invalid, err)
+	switch {
+	case errors.Is(err, fuel.ErrHeavy):
+		return nil, err
+	case err != nil:
+		return nil, fmt.Errorf(invalidModule, err)
 	}
-	compiled, err := r.engine.CompileModule(ctx, metered)
-	if err != nil {
-		return nil, fmt.Errorf(invalid, err)
-	}
-	if err := checkExports(compiled); err != nil {
-		return nil, errors.Join(err, compiled.Close(ctx))
-	}
-	return compiled, nil
+	return metered, nil
 }
 
 func (r *Runtime) checkMemories(o *outline) error {
@@ -94,7 +135,7 @@ func (r *Runtime) checkImports(o *outline) error {
 		case d.kind == kindMemory:
 			errs = append(errs, fmt.Errorf("memory is imported from %q: define and export it (clang: without -Wl,--import-memory)", d.module))
 		case d.kind != kindFunc || !r.offers(d.module, d.name):
-			errs = append(errs, fmt.Errorf("import %s.%s (%s) is not offered: a policy imports nothing but wasi_snapshot_preview1 and env.abort functions", d.module, d.name, kindNames[d.kind]))
+			errs = append(errs, fmt.Errorf("import %s.%s (%s) is not offered: a policy imports nothing but wasi_snapshot_preview1 and env.abort functions", plain.Name(d.module), plain.Name(d.name), kindNames[d.kind]))
 		}
 	}
 	return join(errs...)
@@ -125,7 +166,7 @@ func checkExports(m wazero.CompiledModule) error {
 	return join(errs...)
 }
 
-// join is errors.Join on one line, since the messages end up in a log.
+// join joins errors on one line, since the messages end up in a log.
 func join(errs ...error) error {
 	var all error
 	for _, err := range errs {

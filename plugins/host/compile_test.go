@@ -2,12 +2,25 @@ package host_test
 
 import (
 	"context"
+	"encoding/binary"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/caplance/caplance/plugins/host"
 )
+
+// bomb returns a module of nested loops over 1024 locals: 40 KB for 12 000 of them.
+func bomb(loops int) []byte {
+	const loop, end = "\x03\x40", "\x0b"
+	var gets []byte
+	for i := range uint64(1024) {
+		gets = append(binary.AppendUvarint(append(gets, 0x20), i), 0x1a)
+	}
+	body := "\x01\x80\x08\x7f" + strings.Repeat(loop, loops) + string(gets) + strings.Repeat(end, loops+1)
+	vec := func(s string) string { return string(binary.AppendUvarint(nil, uint64(len(s)))) + s }
+	return []byte("\x00asm\x01\x00\x00\x00\x01\x04\x01\x60\x00\x00\x03\x02\x01\x00\x0a" + vec("\x01"+vec(body)))
+}
 
 // Every module that is no policy is refused with a message that names the fix.
 func TestCompileRefuses(t *testing.T) {
@@ -33,6 +46,7 @@ func TestCompileRefuses(t *testing.T) {
 		{"imported-memory", nil, []string{"memory is imported"}},
 		{"imported-global", nil, []string{"env.__stack_pointer (global)"}},
 		{"foreign-import", nil, []string{"env.seed (function)", "wasi:cli/exit.exit (function)", "nothing but"}},
+		{"bomb", bomb(4000), []string{"module is too heavy: function 0 has 132096 blocks × locals to compile, more than the 131072 allowed"}},
 		{"no-pick", nil, []string{"export caplance_pick is missing", "(i64, i32) → i32"}},
 		{"wrong-signature", nil, []string{"caplance_pick is (i32, i32) → i32: change it to (i64, i32) → i32", "caplance_tick is (): change it to (i64)"}},
 	}

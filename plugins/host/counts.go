@@ -92,20 +92,20 @@ func settle(p *core.Pool, now []counts) {
 	}
 }
 
-// share is the weight that counts in slow start, in thousandths.
+// share returns the weight that counts in slow start, in thousandths.
 func share(m *core.Member) uint64 { return uint64(m.Weight) * uint64(m.Ramp) }
 
 // level is a counter per unit of weight, as a fraction.
 type level struct{ value, share uint64 }
 
-// of is the counter that puts a backend of this share on the level.
+// of returns the counter that puts a backend of this share on the level.
 func (l level) of(share uint64) uint64 { return scale(l.value, l.share, share) }
 
 func (l level) below(m level) bool {
 	return float64(l.value)*float64(m.share) < float64(m.value)*float64(l.share)
 }
 
-// scale is v·to/from; float64 holds it exactly enough for comparing loads.
+// scale returns v·to/from; float64 holds it exactly enough for comparing loads.
 func scale(v, from, to uint64) uint64 {
 	if from == to {
 		return v
@@ -113,7 +113,7 @@ func scale(v, from, to uint64) uint64 {
 	return uint64(min(float64(v)*float64(to)/float64(from), math.MaxInt64))
 }
 
-// lowest is the lowest level of kind k among the eligible members that count.
+// lowest returns the lowest level of kind k among the eligible members that count.
 func lowest(p *core.Pool, now []counts, k int, counted func(i int) bool) (low level, ok bool) {
 	for i := range p.Members[:p.Eligible] {
 		if l := (level{now[i][k].shown(), share(&p.Members[i])}); counted(i) && (!ok || l.below(low)) {

@@ -17,7 +17,7 @@ type fleet struct {
 func newFleet() *fleet { return &fleet{builder: core.NewPoolBuilder(&core.Service{Name: "web"})} }
 
 func (f *fleet) set(backends ...core.Backend) {
-	next := f.builder.Build(backends, nil)
+	next := f.builder.Build(backends)
 	f.counts = carry(f.pool, f.counts, next)
 	f.pool = next
 }

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"github.com/caplance/caplance/core"
+	"github.com/caplance/caplance/core/plain"
 	"github.com/caplance/caplance/plugins/abi"
 )
 
@@ -33,15 +34,20 @@ func (s *Scheduler) Ended(e *core.FlowEnd) {
 	}
 	in.stack[0], in.stack[1] = uint64(uint32(index)), uint64(in.buffers[abi.SlotEnd].ptr)
 	in.tank.fill(in.tank.pick)
-	if err := in.flowEndFn.CallWithStack(context.Background(), in.stack[:]); err != nil {
+	if in.watch.due() {
+		if err := in.timed(in.flowEndFn, abi.FlowEnd); err != nil {
+			s.fail(err)
+			return
+		}
+	} else if err := in.flowEndFn.CallWithStack(context.Background(), in.stack[:]); err != nil {
 		s.fail(in.tank.explain(abi.FlowEnd, in.tank.pick, err))
 		return
 	}
 	s.regrown(in)
 }
 
-// Tick is called about once a second, with the monotonic clock in ns, and
-// between batches. The policy may do its housekeeping; its metrics are read.
+// Tick lets the policy do its housekeeping, and reads its metrics. Call it about
+// once a second, between batches, with the monotonic clock in ns.
 func (s *Scheduler) Tick(now uint64) {
 	if s.shadow != nil {
 		s.shadow.Tick(now)
@@ -92,7 +98,7 @@ func (in *instance) askMetrics(ctx context.Context) error {
 	return in.ask(ctx, abi.SlotNames, abi.NamesSize)
 }
 
-// metricNames are the names in NAMES, each ended by a zero byte; they are read
+// metricNames returns the names in NAMES, each ended by a zero byte; they are read
 // when the instance has started. A policy with values but no names gets
 // numbers.
 func (in *instance) metricNames() []string {
@@ -104,7 +110,7 @@ func (in *instance) metricNames() []string {
 		if len(b) == 0 || len(names) == abi.MaxMetrics {
 			break
 		}
-		names = append(names, string(b))
+		names = append(names, plain.Name(string(b)))
 	}
 	if in.names == nil {
 		for i := range abi.MaxMetrics {

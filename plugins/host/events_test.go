@@ -49,7 +49,7 @@ func TestFullBackends(t *testing.T) {
 	for i := range limited[:5] {
 		limited[i].MaxFlows = 1
 	}
-	s.SetPool(core.NewPoolBuilder(service).Build(limited, nil))
+	s.SetPool(core.NewPoolBuilder(service).Build(limited))
 	for want := range 4 {
 		f := flowOf(uint64(want))
 		if i, by := s.Pick(&f); i != want || by != core.ByPolicy || f.Attempt != int32(want) {
@@ -71,7 +71,7 @@ func TestFullBackends(t *testing.T) {
 	for i := range limited {
 		limited[i].MaxFlows = 1
 	}
-	s.SetPool(core.NewPoolBuilder(service).Build(limited, nil))
+	s.SetPool(core.NewPoolBuilder(service).Build(limited))
 	s.Refresh([]uint32{1, 1, 1, 1, 1, 1}, nil, nil)
 	f := flowOf(0)
 	if i, by := s.Pick(&f); i != -1 || by != core.ByNobody {

@@ -11,7 +11,7 @@ import (
 	"github.com/caplance/caplance/plugins/host"
 )
 
-// example is a code block of docs/policy-abi.md and the command after it.
+// example returns a code block of docs/policy-abi.md and the command after it.
 func example(t *testing.T, lang string) (source string, command []string) {
 	t.Helper()
 	doc, err := os.ReadFile("../../docs/policy-abi.md")
@@ -28,7 +28,7 @@ func example(t *testing.T, lang string) (source string, command []string) {
 	return source, strings.Fields(line)
 }
 
-// modules are the example as committed and, where the tool is installed, as
+// modules returns the example as committed and, where the tool is installed, as
 // the document's own command builds it.
 func modules(t *testing.T, lang string) map[string][]byte {
 	t.Helper()

@@ -19,11 +19,12 @@ const (
 	CauseDepth               // calls were nested too deep
 	CauseExit                // proc_exit
 	CauseAnswer              // a pick's result that M10 forbids
+	CauseTime                // calls took too long, whatever their fuel
 	Causes                   // number of causes
 )
 
 func (c Cause) String() string {
-	return [...]string{"other", "trap", "fuel", "depth", "exit", "answer", "?"}[min(c, Causes)]
+	return [...]string{"other", "trap", "fuel", "depth", "exit", "answer", "time", "?"}[min(c, Causes)]
 }
 
 // Failure is an error of the guest's.
@@ -35,7 +36,7 @@ type Failure struct {
 func (f *Failure) Error() string { return f.Err.Error() }
 func (f *Failure) Unwrap() error { return f.Err }
 
-// causeOf is the cause of any error that ends an instance.
+// causeOf returns the cause of any error that ends an instance.
 func causeOf(err error) Cause {
 	if f, ok := errors.AsType[*Failure](err); ok {
 		return f.Cause
@@ -70,7 +71,7 @@ func newTank(mod api.Module, l *Limits) tank {
 // fill sets the fuel of the next call. It is on the packet path.
 func (t *tank) fill(b budget) { t.fuel.Set(uint64(b.units)) }
 
-// explain tells why a call with budget b failed: whichever budget is below zero
+// explain returns why a call with budget b failed: whichever budget is below zero
 // stopped the guest, which cannot write to them.
 func (t *tank) explain(fn string, b budget, err error) error {
 	f := &Failure{Cause: CauseTrap}

@@ -21,7 +21,7 @@ const (
 
 func answer(i int32) uint64 { return 1<<32 | uint64(uint32(i)) }
 
-// pickHash is a pick of a flow with this hash.
+// pickHash returns a pick of a flow with this hash.
 func pickHash(s *host.Scheduler, hash uint64) (int, core.Decision) {
 	f := flowOf(0)
 	f.Hash = hash

@@ -43,10 +43,10 @@ func (p *Policy) Facts() Facts {
 	return f
 }
 
-// Exports says whether the policy has the function of that name.
+// Exports reports whether the policy has the function of that name.
 func (p *Policy) Exports(name string) bool { return p.compiled.ExportedFunctions()[name] != nil }
 
-// Limits are those of the policy's runtime.
+// Limits returns those of the policy's runtime.
 func (p *Policy) Limits() Limits { return p.runtime.limits }
 
 // NewInterpreter starts an engine that interprets modules instead of compiling
@@ -69,7 +69,7 @@ type Buffer struct {
 	Ptr, Size uint32 // bytes, in the guest's memory
 }
 
-// Buffers are those that the guest handed out, in the order of their slots.
+// Buffers returns those that the guest handed out, in the order of their slots.
 // Like Pick it belongs to the scheduler's goroutine, as do the functions below.
 func (s *Scheduler) Buffers() (out []Buffer) {
 	if s.in == nil {
@@ -93,7 +93,7 @@ func (s *Scheduler) AskBuffer(slot, size uint32) (ptr uint32, err error) {
 	return uint32(p), err
 }
 
-// Peek is the memory of a buffer as it is now; it is valid until the next call.
+// Peek returns the memory of a buffer as it is now; it is valid until the next call.
 func (s *Scheduler) Peek(b Buffer) []byte {
 	if s.in == nil {
 		return nil
@@ -102,10 +102,10 @@ func (s *Scheduler) Peek(b Buffer) []byte {
 	return view
 }
 
-// Refuses says whether the policy declined the pool given last.
+// Refuses reports whether the policy declined the pool given last.
 func (s *Scheduler) Refuses() bool { return s.in != nil && s.in.refused }
 
-// MemorySize is the instance's memory in bytes, 0 without an instance.
+// MemorySize returns the instance's memory in bytes, 0 without an instance.
 func (s *Scheduler) MemorySize() uint32 {
 	if s.in == nil {
 		return 0
@@ -113,7 +113,7 @@ func (s *Scheduler) MemorySize() uint32 {
 	return s.in.mem.Size()
 }
 
-// PickFuel is what the last pick took, in units of fuel. It means nothing after
+// PickFuel returns what the last pick took, in units of fuel. It means nothing after
 // any other call.
 func (s *Scheduler) PickFuel() int64 {
 	if s.in == nil {
@@ -122,7 +122,7 @@ func (s *Scheduler) PickFuel() int64 {
 	return s.in.tank.pick.units - int64(s.in.tank.fuel.Get())
 }
 
-// CallFuel is what the last call that was not a pick took.
+// CallFuel returns what the last call that was not a pick took.
 func (s *Scheduler) CallFuel() int64 {
 	if s.in == nil {
 		return 0
@@ -130,7 +130,7 @@ func (s *Scheduler) CallFuel() int64 {
 	return s.in.tank.call.units - int64(s.in.tank.fuel.Get())
 }
 
-// Broken tells why there is no instance, nil while there is one. After a failure
+// Broken returns why there is no instance, nil while there is one. After a failure
 // it ends the scheduler, which then waits for no replacement.
 func (s *Scheduler) Broken() error {
 	if s.in != nil {

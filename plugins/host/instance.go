@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 
 	"github.com/caplance/caplance/core"
 	"github.com/caplance/caplance/plugins/abi"
@@ -19,11 +20,12 @@ var le = binary.LittleEndian
 // instance is one guest: its functions, looked up once, and views into its
 // memory. One goroutine owns it at a time.
 type instance struct {
-	run  *run // the policy's time that it was made for
-	tank tank
-	mod  api.Module
-	mem  api.Memory
-	size uint32 // of mem when the views were taken
+	run   *run // the policy's time that it was made for
+	tank  tank
+	watch watch
+	mod   api.Module
+	mem   api.Memory
+	size  uint32 // of mem when the views were taken
 
 	pickFn, backendsFn, bufferFn api.Function
 	flowEndFn, tickFn            api.Function // nil where the guest does not export them
@@ -37,6 +39,7 @@ type instance struct {
 	end                    *[abi.EndSize]byte
 	infoRecord             *[abi.InfoSize]byte
 	active, packets, bytes []byte
+	backends               []byte
 	metrics, names         []byte
 
 	pool    *core.Pool // what BACKENDS holds, nil before the first load
@@ -66,6 +69,7 @@ func newInstance(ctx context.Context, p *Policy, cfg *Config) (*instance, error)
 	in := &instance{
 		tank: newTank(mod, &p.runtime.limits),
 		mod:  mod, mem: mod.Memory(), info: info,
+		watch:      newWatch(cfg.Clocks, p.runtime.limits.PickFuel),
 		pickFn:     mod.ExportedFunction(abi.Pick),
 		backendsFn: mod.ExportedFunction(abi.Backends),
 		bufferFn:   mod.ExportedFunction(abi.Buffer),
@@ -163,10 +167,9 @@ func (in *instance) load(ctx context.Context, p *core.Pool, counts []counts) err
 	if err := in.mapViews(); err != nil {
 		return err
 	}
-	if b := in.buffers[abi.SlotBackends]; b.ptr != 0 {
-		records, _ := in.mem.Read(b.ptr, b.size)
+	if in.backends != nil {
 		for i := range p.Members {
-			abi.PutBackend((*[abi.BackendSize]byte)(records[i*abi.BackendSize:]), &p.Members[i])
+			abi.PutBackend((*[abi.BackendSize]byte)(in.backends[i*abi.BackendSize:]), &p.Members[i])
 		}
 	}
 	in.pool = p
@@ -198,9 +201,20 @@ func (in *instance) call(ctx context.Context, fn api.Function, params ...uint64)
 	copy(in.stack[:], params)
 	in.tank.fill(in.tank.call)
 	if err := fn.CallWithStack(ctx, in.stack[:]); err != nil {
-		return 0, in.tank.explain(fn.Definition().ExportNames()[0], in.tank.call, err)
+		return 0, in.tank.explain(nameOf(fn), in.tank.call, err)
 	}
 	return int32(in.stack[0]), nil
+}
+
+// nameOf returns the name that the ABI has for an export, which the module may
+// export under others, too.
+func nameOf(fn api.Function) string {
+	for _, e := range abi.Exports {
+		if slices.Contains(fn.Definition().ExportNames(), e.Name) {
+			return e.Name
+		}
+	}
+	return "function"
 }
 
 // mapViews takes the views anew: after every call that may have grown the
@@ -237,14 +251,18 @@ func (in *instance) mapViews() error {
 	if v := views[abi.SlotInfo]; v != nil {
 		in.infoRecord = (*[abi.InfoSize]byte)(v)
 	}
-	in.active, in.packets, in.bytes = views[abi.SlotActive], views[abi.SlotPackets], views[abi.SlotBytes]
+	in.active, in.packets, in.bytes, in.backends = views[abi.SlotActive], views[abi.SlotPackets], views[abi.SlotBytes], views[abi.SlotBackends]
 	return nil
 }
 
-// putCounts overwrites the counter slots and says so in INFO.
+// putCounts overwrites the counter slots and the loads in BACKENDS, and says so in
+// INFO.
 func (in *instance) putCounts(counts []counts) {
 	for i := range counts {
 		in.putCount(i, &counts[i])
+		if o := abi.BackendSize*i + abi.BackendLoad; o < len(in.backends) {
+			le.PutUint32(in.backends[o:], in.pool.Members[i].Vitals.Load())
+		}
 		if o := 8 * i; o < len(in.bytes) {
 			le.PutUint64(in.bytes[o:], counts[i][countBytes].shown())
 		}

@@ -29,7 +29,7 @@ func DefaultLimits() Limits {
 		MemoryPages: MaxMemoryPages,
 		Depth:       1024,
 		LogBytes:    4096,
-		PickFuel:    600_000,
+		PickFuel:    800_000,
 		CallFuel:    300_000_000,
 		StartFuel:   300_000_000,
 	}
@@ -48,7 +48,7 @@ const (
 	maxTableSize = 1 << 16
 )
 
-// check says which limits are impossible.
+// check returns an error that names the impossible limits.
 func (l *Limits) check() error {
 	var errs []error
 	for _, k := range []struct {

@@ -41,7 +41,7 @@ func TestLimitsNameTheirKeys(t *testing.T) {
 	}
 }
 
-// failWith is the text of the failure under these limits.
+// failWith returns the text of the failure under these limits.
 func failWith(t *testing.T, l host.Limits, wasm []byte, hash uint64) string {
 	t.Helper()
 	ctx := context.Background()
@@ -124,7 +124,7 @@ func TestBundledPoliciesFit(t *testing.T) {
 	}
 }
 
-// counters are in no order.
+// counters returns them in no order.
 func counters[T uint32 | uint64](n int64) []T {
 	c := make([]T, n)
 	for i := range c {
@@ -143,7 +143,7 @@ func TestManyFunctions(t *testing.T) {
 	}
 }
 
-// manyFunctions is a policy that picks 0, with n functions that do nothing.
+// manyFunctions returns a policy that picks 0, with n functions that do nothing.
 func manyFunctions(n int) []byte {
 	section := func(id byte, body []byte) []byte {
 		return append(binary.AppendUvarint([]byte{id}, uint64(len(body))), body...)

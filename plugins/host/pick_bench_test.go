@@ -8,16 +8,20 @@ import (
 )
 
 // BenchmarkPick is what the host itself costs: a guest of two instructions,
-// and none at all. policies has the one for the bundled policies.
+// the same timed now and then, and none at all. policies has the one for the bundled policies.
 func BenchmarkPick(b *testing.B) {
-	for _, by := range []string{"modulo", "fallback"} {
+	for _, by := range []string{"modulo", "watched", "fallback"} {
 		for _, n := range []int{2, 64, 1000} {
 			b.Run(fmt.Sprintf("%s/%d", by, n), func(b *testing.B) {
 				wasm := testdata(b, "modulo.wasm")
 				if by == "fallback" {
 					wasm = testdata(b, "trap-in-backends.wasm")
 				}
-				s := newScheduler(b, wasm, host.Config{})
+				var clocks *host.Clocks
+				if by == "watched" {
+					clocks = host.RealClocks()
+				}
+				s := newScheduler(b, wasm, host.Config{Clocks: clocks})
 				s.SetPool(poolOf(n))
 				f := flowOf(1)
 				b.ReportAllocs()

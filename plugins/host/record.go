@@ -49,7 +49,7 @@ func (r *Recorder) Take(fn func(*Seen)) (lost uint64) {
 	return r.lost.Swap(0)
 }
 
-// slot is the place of the next entry, nil when there is none.
+// slot returns the place of the next entry, nil when there is none.
 func (r *Recorder) slot() *Seen {
 	at := r.next.Load()
 	if at-r.done.Load() >= recorded {

@@ -19,7 +19,7 @@ const (
 	maxStreak = 6
 )
 
-// streak counts failures in a row. It is handed over with the instance: the
+// streak counts failures in a row. It is passed on with the instance: the
 // owner of the one is the owner of the other.
 type streak struct {
 	failures int

@@ -35,7 +35,7 @@ const (
 // race detector: what is limited takes 0.2 ms, what is not takes for ever.
 const slow = 2 * time.Second
 
-// hostile is a scheduler of the hostile guest for five backends.
+// hostile returns a scheduler of the hostile guest for five backends.
 func hostile(t testing.TB) *host.Scheduler {
 	s := newScheduler(t, testdata(t, "hostile.wasm"), host.Config{})
 	s.SetPool(poolOf(5))
@@ -175,8 +175,10 @@ func TestHostilePickDoesNotStallGC(t *testing.T) {
 				pickHash(s, hash)
 			}
 		})
-		if st := guests[0].Stats(); (st.Failures > 0) != (hash == hostileSpin) {
-			t.Errorf("hash %d: %d failures: %s", hash, st.Failures, st.LastError)
+		if hash == hostileSpin {
+			settled(guests[0])
+		} else if st := guests[0].Stats(); st.Failures > 0 {
+			t.Errorf("%d failures: %s", st.Failures, st.LastError)
 		}
 		return longest
 	}

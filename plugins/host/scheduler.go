@@ -17,6 +17,7 @@ type Config struct {
 	Seed            uint64       // with Worker it fixes the guest's randomness
 	ConfigJSON      []byte       // the service's policy_config; nil is none
 	Log             *slog.Logger // nil discards
+	Clocks          *Clocks      // slow picks are failures by them; nil: none is slow, so that picks replay
 }
 
 // check completes a configuration for policy p.
@@ -39,6 +40,7 @@ type Scheduler struct {
 
 	run    *run
 	in     *instance // nil while there is none: the lookup table answers
+	rests  bool      // there is none because nobody has asked yet
 	pool   *core.Pool
 	counts []counts // by index in pool.Members; they outlive instances and policies
 
@@ -47,9 +49,9 @@ type Scheduler struct {
 	latest   atomic.Pointer[core.Pool] // what a new instance is loaded with
 	stats    stats
 
-	shadow *Scheduler // nil: none
-	tally  atomic.Pointer[tally]
-	asked  core.NewFlow // what the shadow is asked; on the stack it would escape
+	shadow    *Scheduler // nil: none
+	tally     atomic.Pointer[tally]
+	shadowArg core.NewFlow // what the shadow is asked; on the stack it would escape
 
 	recorder atomic.Pointer[Recorder]
 }
@@ -116,9 +118,30 @@ func (s *Scheduler) Switch(n *Next) {
 	}
 	s.retire(s.in)
 	s.retire(s.ready.Swap(nil))
-	s.run, s.in = n.run, n.in
+	s.run, s.in, s.rests = n.run, n.in, false
 	s.stats.begin(n.run.policy.name, n.in.metricNames())
 	s.refreshInstance()
+}
+
+// Rest ends the instance of a scheduler that has no pool yet: the first SetPool
+// starts another one, which takes some 0.1 ms. An instance holds a megabyte or
+// more, and of many services most see few flows.
+func (s *Scheduler) Rest() {
+	if s.pool == nil && s.in != nil {
+		s.retire(s.in)
+		s.in, s.rests = nil, true
+	}
+}
+
+// wake starts the instance of a scheduler that rests.
+func (s *Scheduler) wake() {
+	s.rests = false
+	in, err := newInstance(s.run.ctx, s.run.policy, &s.run.cfg)
+	if err != nil {
+		s.building.Go(func() { s.replace(s.run, err) })
+		return
+	}
+	in.run, s.in = s.run, in
 }
 
 // retire ends an instance off the path.
@@ -145,7 +168,10 @@ func (s *Scheduler) SetPool(p *core.Pool) {
 	s.counts = carry(s.pool, s.counts, p)
 	s.pool = p
 	s.latest.Store(p)
-	if s.in == nil {
+	switch {
+	case s.rests:
+		s.wake()
+	case s.in == nil:
 		s.adopt()
 	}
 	if s.in != nil && s.in.pool != p {

@@ -16,9 +16,17 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// compileCommand makes the test's binary a compiler.
+const compileCommand = "compile-policy"
 
-// newRuntime is a runtime that ends with the test.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == compileCommand {
+		os.Exit(host.RunCompiler(context.Background(), os.Args[2:], os.Stdin, os.Stderr))
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// newRuntime returns a runtime that ends with the test.
 func newRuntime(t testing.TB) *host.Runtime {
 	t.Helper()
 	ctx := context.Background()
@@ -66,7 +74,7 @@ func testdata(t testing.TB, name string) []byte {
 
 var service = &core.Service{Name: "web", Protos: []uint8{core.ProtoTCP}, Ports: []core.PortRange{core.AllPorts}}
 
-// backends are n eligible backends b0000, b0001 … of weight 1.
+// backends returns n eligible backends b0000, b0001 … of weight 1.
 func backends(n int) []core.Backend {
 	out := make([]core.Backend, n)
 	for i := range out {
@@ -78,9 +86,9 @@ func backends(n int) []core.Backend {
 	return out
 }
 
-func poolOf(n int) *core.Pool { return core.NewPoolBuilder(service).Build(backends(n), nil) }
+func poolOf(n int) *core.Pool { return core.NewPoolBuilder(service).Build(backends(n)) }
 
-// flowOf is the i-th of a sequence of different flows.
+// flowOf returns the i-th of a sequence of different flows.
 func flowOf(i uint64) core.NewFlow {
 	f := core.NewFlow{Family: 4, Rand: core.Mix(i + 1), Now: i, Flags: core.FlowSYN}
 	f.Key = core.FlowKey{

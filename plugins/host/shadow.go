@@ -61,9 +61,9 @@ func (s *Scheduler) shadowPool(p *core.Pool) {
 // ask has the shadow pick, too, and compares. It is on the hot path, but only
 // where there is a shadow.
 func (s *Scheduler) ask(f *core.NewFlow, live int) {
-	s.asked = *f
-	s.asked.Attempt = 0
-	i, _ := s.shadow.Pick(&s.asked)
+	s.shadowArg = *f
+	s.shadowArg.Attempt = 0
+	i, _ := s.shadow.Pick(&s.shadowArg)
 	t := s.tally.Load()
 	t.asked.Add(1)
 	if i == live {

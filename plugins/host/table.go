@@ -13,7 +13,7 @@ import (
 // with call_fuel how long a table may take.
 const maxTableCalls = 100
 
-// HasTable says whether the policy fills a lookup table beforehand, so that its
+// HasTable reports whether the policy fills a lookup table beforehand, so that its
 // flows are placed without asking it (table mode).
 func (p *Policy) HasTable() bool { return p.compiled.ExportedFunctions()[abi.Table] != nil }
 
@@ -94,5 +94,14 @@ func (in *instance) readTable(pool *core.Pool) (*core.Lookup, error) {
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}
-	return core.LookupOf(slots), nil
+	return core.LookupOf(slots, handles(pool)), nil
+}
+
+// handles returns those of the eligible backends, by index.
+func handles(pool *core.Pool) []core.Handle {
+	out := make([]core.Handle, pool.Eligible)
+	for i := range out {
+		out[i] = pool.Members[i].Handle
+	}
+	return out
 }

@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/caplance/caplance/core"
-	"github.com/caplance/caplance/e2e/require"
+	"github.com/caplance/caplance/core/nettest"
 	"github.com/caplance/caplance/plugins/host"
 	"github.com/caplance/caplance/policies"
 	"github.com/google/go-cmp/cmp"
@@ -47,7 +47,7 @@ var steps = []struct {
 	{[]uint32{1, 1, 65535, 1, 1, 1, 1, 1, 1, 1}, nil}, // one is heavy
 }
 
-// vectors are the names of the backends that a guest picks in all steps.
+// vectors returns the names of the backends that a guest picks in all steps.
 func vectors(t *testing.T, name string, wasm []byte) []string {
 	t.Helper()
 	ctx := context.Background()
@@ -69,7 +69,7 @@ func vectors(t *testing.T, name string, wasm []byte) []string {
 	rng := rand.New(rand.NewPCG(3, 4))
 	var picks []string
 	for i, step := range steps {
-		pool := builder.Build(backends(step.weights), nil)
+		pool := builder.Build(backends(step.weights))
 		s.SetPool(pool)
 		if step.packets != nil {
 			s.Refresh(nil, step.packets, nil)
@@ -141,7 +141,7 @@ func TestExamplesBuild(t *testing.T) {
 			out := t.TempDir()
 			text, err := exec.Command("../../tools/policies/examples.sh", out, language).CombinedOutput()
 			if err != nil && strings.Contains(string(text), "missing") {
-				require.Missing(t, tools)
+				nettest.Missing(t, tools)
 			}
 			if err != nil {
 				t.Fatalf("examples cannot be built: %v\n%s", err, text)

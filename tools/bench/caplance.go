@@ -11,18 +11,21 @@ import (
 )
 
 // caplance is our balancer in one of its shapes.
-type caplance struct{ rung, mode, policy string }
+type caplance struct{ kind, mode, policy string }
 
-// toml is the configuration. The lease is long: who waits for the processor
+// toml returns the configuration. The lease is long: who waits for the processor
 // while others are measured is not to expire.
-func (s caplance) toml(b *bed) string {
+func (s caplance) toml(b *testbed) string {
 	return fmt.Sprintf(`state_dir = %q
 control = %q
 [datapath]
-rung = %q
+type = %q
 [registry]
 listen = "[::]:1338"
-read_timeout = "30s"
+lease = "15s"
+grace = "15s"
+auth = "none"
+agents = ["10.77.0.0/24"]
 [[service]]
 name = "bench"
 vip = %q
@@ -30,12 +33,12 @@ protocol = "both"
 ports = [%d, %d]
 policy = %q
 mode = %q
-`, filepath.Join(b.Dir, "lb"), b.ServerSocket(), s.rung, cluster.VIP4, echoPort, discardPort, s.policy, s.mode)
+`, filepath.Join(b.Dir, "lb"), b.ServerSocket(), s.kind, cluster.VIP4, echoPort, discardPort, s.policy, s.mode)
 }
 
-func (s caplance) setUp(ctx context.Context, b *bed) error {
+func (s caplance) setUp(ctx context.Context, b *testbed) error {
 	b.to = cluster.VIP4
-	b.Rung = s.rung // the agents', too
+	b.Type = s.kind // the agents', too
 	if err := b.WriteServerConfig(s.toml(b)); err != nil {
 		return err
 	}
@@ -49,7 +52,7 @@ func (s caplance) setUp(ctx context.Context, b *bed) error {
 }
 
 // check leaves out what this build of Caplance does not know.
-func (s caplance) check(ctx context.Context, b *bed) error {
+func (s caplance) check(ctx context.Context, b *testbed) error {
 	p, err := b.LB.Start(filepath.Join(b.Bin, "caplance"), "server", "-t", "-c", b.ServerFile())
 	if err != nil {
 		return err
@@ -66,7 +69,7 @@ func (s caplance) check(ctx context.Context, b *bed) error {
 	return nil
 }
 
-// lastLine is where programs say what ended them.
+// lastLine returns the last line of an output, where programs say what ended them.
 func lastLine(output string) string {
 	lines := strings.Split(strings.TrimSpace(output), "\n")
 	return lines[len(lines)-1]

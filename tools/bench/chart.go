@@ -39,7 +39,7 @@ type panel struct {
 
 func (p *panel) height() int { return headHeight + rowHeight*len(p.bars) + margin }
 
-// panels are the metrics that have ratios to the system none.
+// panels returns the metrics that have ratios to the system none.
 func (r *report) panels() (panels []*panel) {
 	of := map[*series]*panel{}
 	for _, s := range r.series {
@@ -83,7 +83,7 @@ func chart(panels []*panel) string {
 `, width, y, style, margin, &body)
 }
 
-// String is the panel's SVG, its upper left corner at 0, 0.
+// String returns the panel's SVG, its upper left corner at 0, 0.
 func (p *panel) String() string {
 	longest := 1.0
 	for _, s := range p.bars {

@@ -23,23 +23,23 @@ func benchSystems(ctx context.Context, b *bench) (err error) {
 	if len(picked) == 0 {
 		return nil
 	}
-	beds, err := b.setUp(ctx, picked)
+	testbeds, err := b.setUp(ctx, picked)
 	defer func() {
-		for _, bed := range beds {
-			err = errors.Join(err, bed.close())
+		for _, tb := range testbeds {
+			err = errors.Join(err, tb.close())
 		}
 	}()
 	if err != nil {
 		return err
 	}
-	picked = slices.DeleteFunc(picked, func(l load) bool { return l.suited(beds) == nil })
+	picked = slices.DeleteFunc(picked, func(l load) bool { return l.suited(testbeds) == nil })
 	for _, l := range picked {
-		b.begin(l, beds)
+		b.begin(l, testbeds)
 	}
 	for i := range b.rounds {
 		for _, l := range picked {
 			b.mark(fmt.Sprintf("systems, round %d/%d:", i+1, b.rounds), l.name)
-			if err := b.turn(ctx, i, l, beds); err != nil {
+			if err := b.turn(ctx, i, l, testbeds); err != nil {
 				return err
 			}
 		}
@@ -48,7 +48,7 @@ func benchSystems(ctx context.Context, b *bench) (err error) {
 }
 
 // setUp sets all systems up that a load is for.
-func (b *bench) setUp(ctx context.Context, loads []load) (beds []*bed, err error) {
+func (b *bench) setUp(ctx context.Context, loads []load) (testbeds []*testbed, err error) {
 	for i, s := range systems {
 		used := false
 		for _, l := range loads {
@@ -58,27 +58,27 @@ func (b *bench) setUp(ctx context.Context, loads []load) (beds []*bed, err error
 			continue
 		}
 		b.mark("setting up:", s.name+",")
-		bed, err := newBed(ctx, s, fmt.Sprintf("s%c", 'a'+i), b.bin, b.dir)
+		tb, err := newTestbed(ctx, s, fmt.Sprintf("s%c", 'a'+i), b.bin, b.dir)
 		var why skip
 		switch {
 		case ctx.Err() != nil, err != nil && !errors.As(err, &why):
-			return beds, fmt.Errorf("%s: %w", s.name, err)
+			return testbeds, fmt.Errorf("%s: %w", s.name, err)
 		case err != nil:
 			b.note(fmt.Sprintf("%s is left out: %s", s.name, why))
 		default:
-			beds = append(beds, bed)
+			testbeds = append(testbeds, tb)
 		}
 	}
-	return beds, nil
+	return testbeds, nil
 }
 
-// begin starts the series of a load. The baseline is the first of its beds.
-func (b *bench) begin(l load, beds []*bed) {
+// begin starts the series of a load. The baseline is the first of its testbeds.
+func (b *bench) begin(l load, testbeds []*testbed) {
 	for _, m := range l.metrics {
 		var base *series
-		for _, bed := range l.suited(beds) {
-			s := b.measure(bed.name, m.name, m.unit, base)
-			bed.results[m.name] = s
+		for _, tb := range l.suited(testbeds) {
+			s := b.measure(tb.name, m.name, m.unit, base)
+			tb.results[m.name] = s
 			if base == nil {
 				base = s
 			}
@@ -87,16 +87,16 @@ func (b *bench) begin(l load, beds []*bed) {
 }
 
 // turn puts the load on each system once; every round begins with another.
-func (b *bench) turn(ctx context.Context, round int, l load, beds []*bed) error {
-	beds = l.suited(beds)
-	for i := range beds {
-		bed := beds[(round+i)%len(beds)]
-		values, err := l.measure(ctx, bed)
+func (b *bench) turn(ctx context.Context, round int, l load, testbeds []*testbed) error {
+	testbeds = l.suited(testbeds)
+	for i := range testbeds {
+		tb := testbeds[(round+i)%len(testbeds)]
+		values, err := l.measure(ctx, tb)
 		if err != nil {
-			return fmt.Errorf("%s of %s: %w", l.name, bed.name, err)
+			return fmt.Errorf("%s of %s: %w", l.name, tb.name, err)
 		}
 		for j, m := range l.metrics {
-			bed.results[m.name].add(values[j])
+			tb.results[m.name].add(values[j])
 		}
 	}
 	return nil

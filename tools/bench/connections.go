@@ -13,10 +13,10 @@ import (
 // atOnce is how many connections the clients have under way.
 const atOnce = 16
 
-// newConnections is how many connections a second are opened, used for one
+// newConnections returns how many connections a second are opened, used for one
 // byte each way and closed, and the time each takes from its SYN to the
 // answer, µs: 50th and 99th percentile.
-func newConnections(ctx context.Context, b *bed) (values []float64, err error) {
+func newConnections(ctx context.Context, b *testbed) (values []float64, err error) {
 	err = b.Client.Do(func() error {
 		defer clientEnd.pin()()
 		c, err := newClients(netip.AddrPortFrom(b.to, echoPort))

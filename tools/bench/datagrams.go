@@ -15,10 +15,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// datagrams is how many UDP datagrams of 64 bytes a second reach the backend
+// datagrams returns how many UDP datagrams of 64 bytes a second reach the backend
 // while one client sends all it can, and what each that does costs, in ns of
 // the whole machine's processors, both ends included.
-func datagrams(ctx context.Context, b *bed) ([]float64, error) {
+func datagrams(ctx context.Context, b *testbed) ([]float64, error) {
 	var fd int
 	if err := b.Client.Do(func() (err error) {
 		fd, err = dial(unix.SOCK_DGRAM, netip.AddrPortFrom(b.to, discardPort))
@@ -52,7 +52,7 @@ func datagrams(ctx context.Context, b *bed) ([]float64, error) {
 	return []float64{float64(packets) / seconds, float64((after - busy).Nanoseconds()) / float64(packets)}, nil
 }
 
-// busyTime is how long this machine's processors have worked, all together.
+// busyTime returns how long this machine's processors have worked, all together.
 func busyTime() (time.Duration, error) {
 	stat, err := os.ReadFile("/proc/stat")
 	if err != nil {

@@ -11,10 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dnat is the kernel's own way: nftables rewrites the destination, conntrack
+// dnat sets up what the kernel has itself: nftables rewrites the destination, conntrack
 // remembers it, and the backend's answers come back through the balancer. No
 // masquerade: the backend has a route instead, which is the lightest form.
-func dnat(_ context.Context, b *bed) error {
+func dnat(_ context.Context, b *testbed) error {
 	if err := b.ownVIP(); err != nil {
 		return err
 	}
@@ -38,7 +38,7 @@ func dnat(_ context.Context, b *bed) error {
 	return b.LB.Sysctl("net.netfilter.nf_conntrack_tcp_timeout_time_wait", "5")
 }
 
-// redirect is the rule "ip daddr FROM dnat to TO" in the calling thread's
+// redirect adds the rule "ip daddr FROM dnat to TO" in the calling thread's
 // network namespace.
 func redirect(from, to netip.Addr) error {
 	conn, err := nftables.New()

@@ -9,15 +9,16 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/caplance/caplance/core/control"
+	"github.com/caplance/caplance/core/api"
 	"github.com/caplance/caplance/e2e/cluster"
 )
 
 const lease = 2 * time.Second
 
-// benchExpiry is how much longer than its lease a silent backend stays: the
+// benchExpiry measures how much longer than its lease a silent backend stays: the
 // time from the signal that silences its agent until the balancer has given it
-// up, less the lease. It is negative by as much as the last heartbeat was old.
+// up, less the lease. That of a stopped one is negative by as much as its last heartbeat
+// was old; a killed one has registry.rejoin, which is as long here, from then on.
 func benchExpiry(ctx context.Context, b *bench) (err error) {
 	c, err := cluster.New(cluster.Options{Bin: b.bin, Dir: filepath.Join(b.dir), Backends: 3, Timeout: lease.String()})
 	if err != nil {
@@ -75,7 +76,7 @@ func expire(ctx context.Context, c *cluster.Cluster, s *series, signal syscall.S
 		}
 		now := time.Now()
 		for name, since := range silent {
-			if !slices.ContainsFunc(rows, func(r control.BackendRow) bool { return r.Name == name }) {
+			if !slices.ContainsFunc(rows, func(r api.BackendRow) bool { return r.Name == name }) {
 				s.add(float64((now.Sub(since) - lease).Microseconds()) / 1000)
 				delete(silent, name)
 			}

@@ -15,13 +15,13 @@ import (
 const queueLength = 1 << 15
 
 func (r *flowRig) queue() verdict.Config {
-	return verdict.Config{Queue: r.cfg.Datapath.FirstQueue, Length: queueLength, Buffer: 128 << 20, Tick: 20 * time.Millisecond}
+	return verdict.Config{Queue: r.cfg.Datapath.FirstQueue, Length: queueLength, Buffer: 128 << 20}
 }
 
-// plain shows the packets to h by go-nfqueue's callback.
-func (r *flowRig) plain(h verdict.Handler) (stop func() error, err error) {
+// callback shows the packets to h by go-nfqueue's callback.
+func (r *flowRig) callback(h verdict.Handler) (stop func() error, err error) {
 	return stop, r.lb.Do(func() error {
-		p, err := verdict.OpenPlain(r.queue(), h)
+		p, err := openPlain(r.queue(), h)
 		if err == nil {
 			stop = p.Close
 		}
@@ -63,7 +63,7 @@ func (g *gate) Packet(b []byte, mark uint32) verdict.Verdict {
 	return g.Handler.Packet(b, mark)
 }
 
-// underFlood is how many packets a system answers while more come than it can
+// underFlood returns how many packets a system answers while more come than it can
 // take, per second.
 func (r *flowRig) underFlood(ctx context.Context, open func(verdict.Handler) (func() error, error), h verdict.Handler) (float64, error) {
 	g := newGate(h)
@@ -83,7 +83,7 @@ func (r *flowRig) underFlood(ctx context.Context, open func(verdict.Handler) (fu
 	return float64(packets) / seconds, errors.Join(stop(), ctx.Err())
 }
 
-// drain is how fast a system works off a full queue, packets per second.
+// drain returns how fast a system works off a full queue, packets per second.
 func (r *flowRig) drain(ctx context.Context, open func(verdict.Handler) (func() error, error), h verdict.Handler) (float64, error) {
 	g := newGate(h)
 	stop, err := open(g)

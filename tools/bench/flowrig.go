@@ -58,7 +58,7 @@ func newFlowRig(ctx context.Context) (_ *flowRig, err error) {
 	svc := r.cfg.Services[0]
 	var mac net.HardwareAddr
 	if err := r.lb.Do(func() (err error) {
-		capture := &ruleset.Capture{Services: r.cfg.Services, FirstQueue: r.cfg.Datapath.FirstQueue, Queues: 1, TunnelPort: r.cfg.Datapath.TunnelPort}
+		capture := &ruleset.Capture{Services: ruleset.Services(r.cfg.Services), FirstQueue: r.cfg.Datapath.FirstQueue, Queues: 1, TunnelPort: r.cfg.Datapath.TunnelPort}
 		if _, err = capture.Apply(); err != nil {
 			return err
 		}

@@ -7,12 +7,11 @@ import (
 	"os"
 	"runtime/pprof"
 	"strings"
-	"time"
 
 	"github.com/caplance/caplance/core/verdict"
 )
 
-// benchFlows is the price of a new flow: our verdict loop with the round-robin
+// benchFlows measures the price of a new flow: our verdict loop with the round-robin
 // policy, the flow table and the tunnel, against go-nfqueue's callback that
 // drops everything, on the same rule and queue. Twice: under a flood that takes
 // a processor away from both, and with a full queue to work off in peace, where
@@ -31,8 +30,8 @@ func benchFlows(ctx context.Context, b *bench) (err error) {
 		open func(verdict.Handler) (stop func() error, err error)
 		verdict.Handler
 	}{
-		{"go-nfqueue callback, constant drop", r.plain, dropAll{}},
-		{"go-nfqueue callback, policy, flow table, tunnel", r.plain, r.parts.worker},
+		{"go-nfqueue callback, constant drop", r.callback, dropAll{}},
+		{"go-nfqueue callback, policy, flow table, tunnel", r.callback, r.parts.worker},
 		{"verdict loop, policy, flow table, tunnel", r.loop, r.parts.worker},
 	}
 	var offered []float64
@@ -72,7 +71,7 @@ func benchFlows(ctx context.Context, b *bench) (err error) {
 	return r.parts.check()
 }
 
-// startProfile profiles one round of ours, in the middle: all is warm then.
+// startProfile profiles one of our rounds, in the middle: all is warm then.
 func (b *bench) startProfile(wanted bool, metric string) (stop func(), err error) {
 	if b.profile == "" || !wanted {
 		return func() {}, nil
@@ -92,8 +91,6 @@ func (b *bench) startProfile(wanted bool, metric string) (stop func(), err error
 }
 
 // dropAll is the cheapest handler there is.
-type dropAll struct{}
+type dropAll struct{ idle }
 
 func (dropAll) Packet([]byte, uint32) verdict.Verdict { return verdict.Drop }
-func (dropAll) Flush()                                {}
-func (dropAll) Tick(time.Time)                        {}

@@ -33,7 +33,7 @@ var goals = []goal{
 	{metricRTT50, table, none, 1.1, true},
 }
 
-// met says whether a ratio is as wanted, to the two digits that are printed.
+// met reports whether a ratio is as wanted, to the two digits that are printed.
 func (g goal) met(ratio float64) bool {
 	const half = 0.005
 	if g.atMost {

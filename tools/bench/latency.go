@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// latency is the time one byte takes to the backend and back on a connection
+// latency returns the time one byte takes to the backend and back on a connection
 // that stands, µs: 50th and 99th percentile.
-func latency(ctx context.Context, b *bed) (values []float64, err error) {
+func latency(ctx context.Context, b *testbed) (values []float64, err error) {
 	err = b.Client.Do(func() error {
 		defer clientEnd.pin()()
 		fd, err := dial(unix.SOCK_STREAM, netip.AddrPortFrom(b.to, echoPort))
@@ -54,7 +54,7 @@ func pingPong(ctx context.Context, fd int, d time.Duration) (times []time.Durati
 	return times, nil
 }
 
-// percentiles are the least times that the given shares of all do not exceed,
+// percentiles returns the least times that the given shares of all do not exceed,
 // µs; 0 when there are none. They sort the times.
 func percentiles(times []time.Duration, shares ...float64) (us []float64) {
 	slices.Sort(times)

@@ -6,7 +6,7 @@ import "context"
 type load struct {
 	name    string // for -only
 	metrics []metric
-	measure func(context.Context, *bed) ([]float64, error)
+	measure func(context.Context, *testbed) ([]float64, error)
 	suits   func(system) bool
 }
 
@@ -41,11 +41,11 @@ var loads = []load{
 	{"xdp", []metric{{metricXDP, "Mbit/s"}}, oneStream, withXDP},
 }
 
-// suited are the beds a load is for, or nil when only the baseline is left.
-func (l load) suited(beds []*bed) (suited []*bed) {
-	for _, bed := range beds {
-		if l.suits(bed.system) {
-			suited = append(suited, bed)
+// suited returns the testbeds a load is for, or nil when only the baseline is left.
+func (l load) suited(testbeds []*testbed) (suited []*testbed) {
+	for _, tb := range testbeds {
+		if l.suits(tb.system) {
+			suited = append(suited, tb)
 		}
 	}
 	if len(suited) < 2 {

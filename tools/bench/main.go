@@ -50,7 +50,7 @@ var measurements = []struct {
 	{"pool", benchPool},
 }
 
-// run is the program; it returns the exit code: 0 when all was measured, 1
+// run runs the program and returns the exit code: 0 when all was measured, 1
 // when something failed, 2 for wrong usage, 130 when interrupted.
 func run(args []string, out, progress io.Writer) int {
 	b := &bench{report: newReport(progress)}
@@ -98,7 +98,7 @@ func run(args []string, out, progress io.Writer) int {
 	return 0
 }
 
-// names are what -only chooses from.
+// names returns what -only chooses from.
 func names() (names []string) {
 	for _, m := range measurements {
 		names = append(names, m.name)

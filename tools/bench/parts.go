@@ -9,6 +9,7 @@ import (
 
 	"github.com/caplance/caplance/core"
 	"github.com/caplance/caplance/core/config"
+	"github.com/caplance/caplance/core/counters"
 	"github.com/caplance/caplance/core/datapath"
 	"github.com/caplance/caplance/core/forward"
 	"github.com/caplance/caplance/plugins/host"
@@ -19,16 +20,16 @@ const backendCount = 64
 
 func backendAddr(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 78, 0, byte(1 + i)}) }
 
-// poolOf is a pool of backendCount backends of one service.
+// poolOf returns a pool of backendCount backends of one service.
 func poolOf(s *core.Service) *core.Pool {
 	backends := make([]core.Backend, backendCount)
 	for i := range backends {
 		backends[i] = core.Backend{Name: fmt.Sprintf("b%d", i), Addr: backendAddr(i), Weight: 1, Since: time.Unix(1, 0), TunnelMTU: 1472}
 	}
-	return core.NewPoolBuilder(s).Build(backends, nil)
+	return core.NewPoolBuilder(s).Build(backends)
 }
 
-// scheduler is a policy as one worker runs it; stop ends it.
+// scheduler returns a policy as one worker runs it; stop ends it.
 func scheduler(ctx context.Context, policy string) (s *host.Scheduler, stop func() error, err error) {
 	rt, err := host.NewRuntime(ctx)
 	if err != nil {
@@ -78,18 +79,20 @@ func newParts(ctx context.Context, cfg *config.Server) (_ *parts, err error) {
 		return nil, err
 	}
 	p.undo = append(p.undo, raw.Close)
-	pools := datapath.NewPools(cfg.Services)
-	pools.Publish(poolOf(cfg.Services[0]))
+	snapshot := &core.Snapshot{
+		Settings: cfg.Settings(1), Services: core.NewServiceSet(cfg.Services), Links: &core.LinkSet{MTU: 1500},
+		Pools: core.NewPoolSet().With(map[core.ServiceID]*core.Pool{0: poolOf(cfg.Services[0])}),
+	}
 	p.worker = datapath.NewWorker(datapath.Config{
-		Services: cfg.Services, Pools: pools, Schedulers: []datapath.Scheduler{p.sched},
-		Sender: p.sender, Errors: raw, Flows: cfg.Datapath.Flows, Timeouts: cfg.Datapath.Timeouts,
-		FlowQueue: func(*core.FlowKey) int { return 0 }, Ledger: datapath.NewLedger(1, 1), LinkMTU: 1500,
+		Snapshot: func() *core.Snapshot { return snapshot }, Scheduler: func(*core.Service) datapath.Scheduler { return p.sched },
+		Sender: p.sender, Errors: raw, Flows: cfg.Datapath.Flows,
+		FlowQueue: func(*core.FlowKey) int { return 0 }, Counters: counters.New(1),
 	})
 	p.worker.Connect([]*datapath.Worker{p.worker}, func() {})
 	return p, nil
 }
 
-// check says whether the policy picked for every packet and the tunnel took
+// check reports whether the policy picked for every packet and the tunnel took
 // all that was picked.
 func (p *parts) check() error {
 	st := p.sched.Stats()

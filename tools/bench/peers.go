@@ -32,13 +32,13 @@ func program(name, install string) (path string, err error) {
 type peer struct {
 	path   string
 	args   []string
-	config string // the file's content; it is peer.conf in the bed's directory
+	config string // the file's content; it is peer.conf in the testbed's directory
 	copies int
 }
 
 // run starts a peer in the balancer's place and waits until it leads to the
 // backend.
-func (p peer) run(ctx context.Context, b *bed) error {
+func (p peer) run(ctx context.Context, b *testbed) error {
 	if err := b.ownVIP(); err != nil {
 		return err
 	}
@@ -66,11 +66,11 @@ func (p peer) run(ctx context.Context, b *bed) error {
 	})
 }
 
-// peerFile is the file of a peer's configuration.
-func (b *bed) peerFile() string { return filepath.Join(b.Dir, "peer.conf") }
+// peerFile returns the file of a peer's configuration.
+func (b *testbed) peerFile() string { return filepath.Join(b.Dir, "peer.conf") }
 
 // ownVIP gives the VIP to the balancer's host, and the client to the VIP.
-func (b *bed) ownVIP() error {
+func (b *testbed) ownVIP() error {
 	b.to = cluster.VIP4
 	return b.LB.AddAddr("eth0", netip.PrefixFrom(b.to, b.to.BitLen()))
 }

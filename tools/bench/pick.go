@@ -9,7 +9,7 @@ import (
 	"github.com/caplance/caplance/policies"
 )
 
-// benchPick is the price of asking each bundled policy: the flow record
+// benchPick measures the price of asking each bundled policy: the flow record
 // filled, the call into the guest, the counters.
 func benchPick(ctx context.Context, b *bench) error {
 	svc := &core.Service{Name: "pick", Protos: []uint8{core.ProtoTCP}, Ports: []core.PortRange{core.AllPorts}}

@@ -11,9 +11,9 @@ import (
 	"github.com/caplance/caplance/e2e/cluster"
 )
 
-// haproxy is HAProxy in TCP mode, with as many threads as there are
+// haproxy starts HAProxy in TCP mode, with as many threads as there are
 // processors, which is its default.
-func haproxy(ctx context.Context, b *bed) error {
+func haproxy(ctx context.Context, b *testbed) error {
 	path, err := program("haproxy", "haproxy")
 	if err != nil {
 		return err
@@ -38,9 +38,9 @@ defaults
 	return config
 }
 
-// nginx is nginx's stream module. Its workers are started one by one, without
+// nginx starts nginx's stream module. Its workers are started one by one, without
 // a master: so each ends with us, whatever ends us.
-func nginx(ctx context.Context, b *bed) error {
+func nginx(ctx context.Context, b *testbed) error {
 	path, err := program("nginx", "nginx libnginx-mod-stream")
 	if err != nil {
 		return err
@@ -57,7 +57,7 @@ func nginx(ctx context.Context, b *bed) error {
 	return err
 }
 
-// nginxConfig keeps every file that nginx writes in the bed's directory, its
+// nginxConfig keeps every file that nginx writes in the testbed's directory, its
 // prefix: it runs as root, and removes its pid file when it ends, even if that
 // is a device.
 func nginxConfig(vip, backend netip.Addr, module string) string {

@@ -47,7 +47,7 @@ func (r *report) mark(task, part string) {
 	fmt.Fprint(r.progress, " ", part)
 }
 
-// step is mark for the rounds of a task.
+// step marks the rounds of a task.
 func (r *report) step(task string, round, rounds int) {
 	r.mark(task, fmt.Sprintf("%d/%d", round, rounds))
 }
@@ -58,7 +58,7 @@ func (r *report) note(line string) {
 	r.last = line
 }
 
-// find is the series of a system's metric, nil when it was not measured.
+// find returns the series of a system's metric, nil when it was not measured.
 func (r *report) find(system, metric string) *series {
 	i := slices.IndexFunc(r.series, func(s *series) bool { return s.system == system && s.metric == metric })
 	if i < 0 {
@@ -67,7 +67,7 @@ func (r *report) find(system, metric string) *series {
 	return r.series[i]
 }
 
-// ratio is the median of the rounds' ratios: what changes from round to round
+// ratio returns the median of the rounds' ratios: what changes from round to round
 // on a busy machine changes both.
 func (s *series) ratio() *float64 {
 	if s.base == nil {
@@ -77,7 +77,7 @@ func (s *series) ratio() *float64 {
 	return &m
 }
 
-// ratios are those to another series, round by round.
+// ratios returns those to another series, round by round.
 func (s *series) ratios(to *series) []float64 {
 	ratios := make([]float64, min(len(s.samples), len(to.samples)))
 	for i := range ratios {
@@ -109,7 +109,7 @@ func (r *report) print(w io.Writer) {
 	t.Flush()
 }
 
-// spread is the range of samples, of which there is one at least.
+// spread returns the range of samples, of which there is one at least.
 func spread(samples []float64) string {
 	return number(slices.Min(samples)) + " – " + number(slices.Max(samples))
 }

@@ -11,8 +11,8 @@ import (
 // What makes and measures load uses bare sockets, a thread to each that
 // blocks: the runtime's poller between the two ends would be measured, too.
 
-// patience is how long a socket waits before it is taken for dead.
-const patience = 2 * time.Second
+// socketTimeout is how long a socket waits before it is taken for dead.
+const socketTimeout = 2 * time.Second
 
 // openSocket opens an IPv4 socket that blocks, in the calling thread's network
 // namespace; kind is SOCK_STREAM or SOCK_DGRAM.
@@ -32,7 +32,7 @@ func openSocket(kind int, timeout time.Duration) (fd int, err error) {
 
 // dial connects a socket in the calling thread's network namespace.
 func dial(kind int, to netip.AddrPort) (fd int, err error) {
-	if fd, err = openSocket(kind, patience); err != nil {
+	if fd, err = openSocket(kind, socketTimeout); err != nil {
 		return -1, err
 	}
 	// Interrupted, it goes on by itself; the next call waits for that.
@@ -67,7 +67,7 @@ func sockaddr(a netip.AddrPort) unix.Sockaddr {
 	return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
 }
 
-// again says whether a call on a socket only came back early.
+// again reports whether a call on a socket only came back early.
 func again(err error) bool { return err == unix.EAGAIN || err == unix.EINTR }
 
 // whole repeats a read or a write that a signal of the runtime's cut short: a

@@ -17,14 +17,14 @@ const (
 	window = 500 * time.Millisecond
 )
 
-// oneStream is the throughput of one TCP connection, Mbit/s.
-func oneStream(ctx context.Context, b *bed) ([]float64, error) { return b.streams(ctx, 1) }
+// oneStream returns the throughput of one TCP connection, Mbit/s.
+func oneStream(ctx context.Context, b *testbed) ([]float64, error) { return b.streams(ctx, 1) }
 
-// eightStreams is that of eight together.
-func eightStreams(ctx context.Context, b *bed) ([]float64, error) { return b.streams(ctx, 8) }
+// eightStreams returns that of eight together.
+func eightStreams(ctx context.Context, b *testbed) ([]float64, error) { return b.streams(ctx, 8) }
 
-// smallStream is that of one whose packets are of the MTU's size.
-func smallStream(ctx context.Context, b *bed) (rate []float64, err error) {
+// smallStream returns that of one whose packets are of the MTU's size.
+func smallStream(ctx context.Context, b *testbed) (rate []float64, err error) {
 	if err := b.Client.Segmentation("eth0", false); err != nil {
 		return nil, err
 	}
@@ -32,8 +32,8 @@ func smallStream(ctx context.Context, b *bed) (rate []float64, err error) {
 	return b.streams(ctx, 1)
 }
 
-// streams is what n connections bring to the backend, Mbit/s.
-func (b *bed) streams(ctx context.Context, n int) ([]float64, error) {
+// streams returns what n connections bring to the backend, Mbit/s.
+func (b *testbed) streams(ctx context.Context, n int) ([]float64, error) {
 	var fds []int
 	var sending sync.WaitGroup
 	defer func() {

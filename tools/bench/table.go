@@ -16,13 +16,13 @@ import (
 	"github.com/caplance/caplance/core/flow"
 )
 
-// benchTable is what a flow costs in memory, as the growth of this process'
+// benchTable measures what a flow costs in memory, as the growth of this process'
 // resident set while a million of them come in, and a look-up among them.
 func benchTable(_ context.Context, b *bench) error {
 	const flows = 1 << 20
 	memory := b.measure("flow table, 1 Mi flows, resident", "memory per flow", "B", nil)
 	lookup := b.measure("flow table, 1 Mi flows, random", "flow look-up", "ns", nil)
-	timeouts := flow.Timeouts{TCP: time.Hour, TCPSyn: time.Hour, TCPFin: time.Hour, UDP: time.Hour}
+	timeouts := &core.IdleTimeouts{All: core.Timeouts{TCP: time.Hour, TCPSyn: time.Hour, TCPFin: time.Hour, UDP: time.Hour}}
 	for i := range b.rounds {
 		b.step("flow table: memory and look-up", i+1, b.rounds)
 		debug.FreeOSMemory()
@@ -59,7 +59,7 @@ func benchTable(_ context.Context, b *bench) error {
 	return nil
 }
 
-// tupleOf is the n-th flow.
+// tupleOf returns the n-th flow.
 func tupleOf(n uint32) core.FlowKey {
 	k := core.FlowKey{SrcPort: uint16(n), DstPort: 80, Proto: core.ProtoTCP}
 	k.Src = [16]byte{10: 0xff, 11: 0xff, 12: 10}
@@ -68,7 +68,7 @@ func tupleOf(n uint32) core.FlowKey {
 	return k
 }
 
-// resident is the size of this process in memory, bytes (proc(5), statm).
+// resident returns the size of this process in memory, bytes (proc(5), statm).
 func resident() (int, error) {
 	data, err := os.ReadFile("/proc/self/statm")
 	if err != nil {

@@ -34,7 +34,7 @@ func (d *demo) hold(ctx context.Context, bin string, in io.Reader) {
 		ctl = "caplancectl"
 	}
 	c := d.cluster
-	d.screen.printf(invitation, round, ctl, c.ServerSocket(), d.victim.Socket(), c.Client.NS,
+	d.display.printf(invitation, round, ctl, c.ServerSocket(), d.victim.Socket(), c.Client.NS,
 		cluster.VIP4, cluster.VIP6, cluster.LinePort, c.LB.NS)
 	enter := make(chan struct{})
 	go func() { // ends with the program: a terminal's read cannot be called off
@@ -45,10 +45,10 @@ func (d *demo) hold(ctx context.Context, bin string, in io.Reader) {
 	for {
 		select {
 		case <-ctx.Done():
-			d.screen.printf("\ntaking everything down\n")
+			d.display.printf("\ntaking everything down\n")
 			return
 		case <-enter:
-			d.screen.printf("%s\n", d.round(ctx))
+			d.display.printf("%s\n", d.round(ctx))
 		}
 	}
 }
@@ -57,7 +57,7 @@ func (d *demo) hold(ctx context.Context, bin string, in io.Reader) {
 func (d *demo) round(ctx context.Context) string {
 	by := map[string]int{}
 	for range round {
-		ctx, cancel := context.WithTimeout(ctx, patience)
+		ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 		name, err := d.load.askHTTP(ctx, cluster.VIP4)
 		cancel()
 		if err != nil {

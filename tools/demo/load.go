@@ -16,9 +16,9 @@ import (
 )
 
 const (
-	pace     = 8 * time.Millisecond // between two requests of one kind
-	patience = 3 * time.Second      // for an answer: a lost SYN is sent again after one
-	atOnce   = 64                   // requests of one kind under way
+	pace          = 8 * time.Millisecond // between two requests of one kind
+	answerTimeout = 3 * time.Second      // for an answer: a lost SYN is sent again after one
+	atOnce        = 64                   // requests of one kind under way
 )
 
 // load is the client: it asks through every VIP by HTTP and UDP, each request
@@ -91,9 +91,9 @@ func (l *load) repeat(ctx context.Context, ask func()) {
 	}
 }
 
-// note asks and books the outcome.
+// note asks and counts the outcome.
 func (l *load) note(ctx context.Context, vip netip.Addr, ask func(context.Context, netip.Addr) (string, error)) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	begin := time.Now()
 	_, err := ask(ctx, vip)
@@ -146,7 +146,7 @@ func (l *load) askUDP(ctx context.Context, vip netip.Addr) (backend string, err 
 	return answerer(vip, buf[:n])
 }
 
-// answerer is the name that an answer starts with.
+// answerer returns the name that an answer starts with.
 func answerer(vip netip.Addr, answer []byte) (backend string, err error) {
 	backend, _, ok := strings.Cut(string(answer), " ")
 	if !ok {
@@ -165,7 +165,8 @@ func (l *load) excuse(from, to time.Time) {
 // outcome sums up the requests.
 type outcome struct {
 	answered, excused, failed int
-	first                     error // of those that failed without excuse
+	first                     error     // of those that failed without excuse
+	began                     time.Time // when its request began
 }
 
 func (l *load) sum() (o outcome) {
@@ -178,7 +179,7 @@ func (l *load) sum() (o outcome) {
 			continue
 		}
 		if o.failed++; o.first == nil {
-			o.first = f.err
+			o.first, o.began = f.err, f.from
 		}
 	}
 	return o

@@ -22,7 +22,7 @@ import (
 
 func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
 
-// run is the program; it returns the exit code: 0 when all went as told, 1
+// run runs the program and returns the exit code: 0 when all went as it should, 1
 // when something failed, 2 for wrong usage, 130 when interrupted.
 func run(args []string, in io.Reader, out *os.File, complaints io.Writer) int {
 	flags := flag.NewFlagSet("demo", flag.ContinueOnError)
@@ -35,7 +35,7 @@ func run(args []string, in io.Reader, out *os.File, complaints io.Writer) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	err := show(ctx, options{*bin, *policy, *hold}, in, newScreen(out))
+	err := show(ctx, options{*bin, *policy, *hold}, in, newDisplay(out))
 	switch {
 	case ctx.Err() != nil && !*hold:
 		fmt.Fprintln(complaints, "demo: interrupted; everything is taken down again")
@@ -52,15 +52,15 @@ type options struct {
 	hold        bool
 }
 
-// show brings the cluster up, plays the story and takes everything down again,
+// show brings the cluster up, runs the script and takes everything down again,
 // whatever happens.
-func show(ctx context.Context, o options, in io.Reader, s *screen) (err error) {
+func show(ctx context.Context, o options, in io.Reader, s *display) (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("network namespaces need root: sudo make demo")
 	}
-	dir, err := os.MkdirTemp("", "caplance-demo-")
+	dir, warnings, err := newDirectory()
 	if err != nil {
-		return fmt.Errorf("directory for sockets: %w", err)
+		return err
 	}
 	defer os.RemoveAll(dir)
 	c, err := cluster.New(cluster.Options{Bin: o.bin, Dir: dir, Backends: 3, Policy: o.policy, Timeout: lease.String()})
@@ -69,6 +69,9 @@ func show(ctx context.Context, o options, in io.Reader, s *screen) (err error) {
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
 
+	for _, w := range append(warnings, c.Net.Leftovers()...) {
+		s.printf("warning: %v\n", w)
+	}
 	d := newDemo(c, s, o.policy)
 	if err := d.play(ctx); err != nil {
 		return d.explain(ctx, err)

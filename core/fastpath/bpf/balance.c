@@ -7,7 +7,7 @@
  * and so reaches the NFQUEUE rules: new flows, fragments, options, what is too
  * long.
  *
- * While the daemon is dead nobody listens there. Then the programs place new
+ * While the daemon is down nobody listens there. Then the programs place new
  * flows themselves, by the last lookup table that the daemon left; so they do
  * when the policy fills that table, and beyond a service's budget.
  *
@@ -50,7 +50,7 @@ INLINE int uncut(struct __sk_buff *skb, const struct target *t, const struct pac
 	return skb->gso_size && p->key.proto == IPPROTO_UDP && !t->direct;
 }
 
-/* fits says whether the packet, or each segment of a super-packet, is short
+/* fits reports whether the packet, or each segment of a super-packet, is short
  * enough for the way to the target. */
 INLINE int fits(struct __sk_buff *skb, const struct target *t, const struct packet *p, __u32 inner)
 {
@@ -60,38 +60,74 @@ INLINE int fits(struct __sk_buff *skb, const struct target *t, const struct pack
 	return segment <= t->mtu && (t->direct || inner + sizeof(struct outer6) <= 0xffff);
 }
 
-SEC("tc")
-int balance(struct __sk_buff *skb)
+/* frame gives a packet that came without an Ethernet header an empty one. */
+INLINE int frame(struct __sk_buff *skb)
 {
-	if (skb->vlan_present)
+	const __be16 proto = skb->protocol;
+	return bpf_skb_change_head(skb, sizeof(struct ethhdr), 0) || bpf_skb_store_bytes(skb, 12, &proto, sizeof(proto), 0);
+}
+
+/* store_hop writes the TTL or the hop limit into the packet. */
+INLINE int store_hop(struct __sk_buff *skb, const struct packet *p, __u32 link)
+{
+	if (p->header == sizeof(struct ipv6hdr))
+		return bpf_skb_store_bytes(skb, link + offsetof(struct ipv6hdr, hop_limit), &p->ttl, sizeof(p->ttl), BPF_F_RECOMPUTE_CSUM);
+	struct {
+		__u8 ttl, protocol;
+		__sum16 check;
+	} h = {p->ttl, p->key.proto, p->check};
+	return bpf_skb_store_bytes(skb, link + offsetof(struct iphdr, ttl), &h, sizeof(h), 0); /* the sum of the header stays */
+}
+
+#define SEEN 0xca91
+
+/* up passes a packet to a VIP on. It may come by again, on a bridge of which this
+ * link is a port, and is not to be counted twice. */
+INLINE int up(struct __sk_buff *skb)
+{
+	skb->tc_index = SEEN;
+	return PASS;
+}
+
+/* forward handles a packet whose IP header comes after so many bytes of the
+ * link's: 14, or 0 on links without Ethernet. */
+INLINE int forward(struct __sk_buff *skb, const __u32 link)
+{
+	if (aside(skb) || skb->tc_index == SEEN)
 		return PASS;
-	linear(skb, sizeof(struct ethhdr) + sizeof(struct tcphdr) +
-			    (skb->protocol == bpf_htons(ETH_P_IPV6) ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)));
+	linear(skb, link + sizeof(struct tcphdr) + (skb->protocol == bpf_htons(ETH_P_IPV6) ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)));
 	struct packet p = {};
-	if (!parse((void *)(long)skb->data, (void *)(long)skb->data_end, &p))
-		return PASS;
-	__u32 whole = skb->len - sizeof(struct ethhdr); /* with padding, perhaps */
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	if (!(link ? parse_frame(data, end, &p) : parse(data, end, skb->protocol, &p)))
+		return p.to_vip ? up(skb) : PASS;
+	__u32 whole = skb->len - link; /* with padding, perhaps */
 	__u32 inner = skb->gso_size ? whole : p.length;
 	if (inner > whole || inner < least(&p))
-		return PASS;
+		return up(skb);
 	begin(&p);
 	struct flow new = {};
 	struct target *t = 0;
 	struct flow *f = decide(&p, &new, &t);
+	if (p.refused)
+		return TC_ACT_SHOT;
 	if (!f || !t)
-		return PASS;
+		return up(skb);
 	if (t->paused) {
 		count(PAUSED);
 		return TC_ACT_SHOT;
 	}
 	if (!fits(skb, t, &p, inner) || uncut(skb, t, &p)) {
 		count(TOO_LONG);
-		return PASS;
+		track(f, &p, inner);
+		return up(skb);
 	}
 	account(f, &p, skb->gso_segs ? skb->gso_segs : 1, inner);
 	count(FORWARDED);
-	/* Nobody keeps the MACs up to date when the daemon is dead. */
-	int resolved = t->resolved && !p.dead;
+	hop(&p);
+	if (store_hop(skb, &p, link) || (!link && frame(skb)))
+		goto failed;
+	/* Nobody keeps the MACs up to date when the daemon is down. */
+	int resolved = t->resolved == BARE || (t->resolved && !p.daemon_down);
 	if (!t->direct) {
 		if (tunnel(skb, t, &p, inner))
 			goto failed;
@@ -112,6 +148,18 @@ failed:
 	return TC_ACT_SHOT;
 }
 
+SEC("tc")
+int balance(struct __sk_buff *skb)
+{
+	return forward(skb, sizeof(struct ethhdr));
+}
+
+SEC("tc")
+int balance_bare(struct __sk_buff *skb)
+{
+	return forward(skb, 0);
+}
+
 /* grow makes room before the packet and says where the headers go, or 0. */
 INLINE void *grow(struct xdp_md *ctx, int by, int size)
 {
@@ -121,23 +169,48 @@ INLINE void *grow(struct xdp_md *ctx, int by, int size)
 	return data + size > (void *)(long)ctx->data_end ? 0 : data;
 }
 
+/* ours reports whether the frame is for the link that it came in by. */
+INLINE int ours(const struct ethhdr *eth, __u32 link)
+{
+	struct mac *m = bpf_map_lookup_elem(&macs, &link);
+	return m && m->high == *(__u32 *)eth->h_dest && m->low == *(__u16 *)(eth->h_dest + 4);
+}
+
+/* write_hop does so in XDP. */
+INLINE void write_hop(void *ip, void *end, const struct packet *p)
+{
+	struct iphdr *v4 = ip;
+	struct ipv6hdr *v6 = ip;
+	if (p->header == sizeof(*v6)) {
+		if ((void *)(v6 + 1) <= end)
+			v6->hop_limit = p->ttl;
+	} else if ((void *)(v4 + 1) <= end) {
+		v4->ttl = p->ttl;
+		v4->check = p->check;
+	}
+}
+
 SEC("xdp")
 int balance_xdp(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
-	struct packet p = {.look = 1};
-	if (!parse(data, end, &p) || p.length > end - data - sizeof(struct ethhdr) || p.length < least(&p))
+	struct packet p = {.is_xdp = 1};
+	if (!parse_frame(data, end, &p) || p.length > end - data - sizeof(struct ethhdr) || p.length < least(&p) || !ours(data, ctx->ingress_ifindex))
 		return XDP_PASS;
 	begin(&p);
-	if (p.dead)
+	if (p.daemon_down)
 		return XDP_PASS;
 	struct flow new = {};
 	struct target *t = 0;
 	struct flow *f = decide(&p, &new, &t);
-	if (!f || !t || t->paused || !t->resolved || p.length > t->mtu)
+	if (p.refused)
+		return XDP_DROP;
+	if (!f || !t || t->paused || t->resolved != RESOLVED || p.length > t->mtu)
 		return XDP_PASS;
 	account(f, &p, 1, p.length);
 	count(XDP_FORWARDED);
+	hop(&p);
+	write_hop(data + sizeof(struct ethhdr), end, &p);
 	if (t->direct) {
 		struct ethhdr *eth = data;
 		link_header(eth, t, eth->h_proto);

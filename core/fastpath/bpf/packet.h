@@ -4,6 +4,7 @@
 
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
+#include <linux/if_packet.h>
 #include <linux/in.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
@@ -15,6 +16,10 @@
 #include <bpf/bpf_helpers.h>
 
 #define INLINE static __always_inline
+
+#ifndef offsetof
+#define offsetof(type, member) __builtin_offsetof(type, member)
+#endif
 
 /* Leave the packet to whoever is next: tcx, other filters, the stack. */
 #define PASS TC_ACT_UNSPEC
@@ -29,6 +34,14 @@
 #define AF_INET6 10
 
 #define FRAGMENT 0x3fff /* more fragments, or an offset */
+
+/* aside reports whether the packet is none that this link's IP layer would get:
+ * one of a VLAN, which comes again on the VLAN's link, or one for another
+ * station, as a promiscuous link sees them. */
+INLINE int aside(const struct __sk_buff *skb)
+{
+	return skb->vlan_present || skb->pkt_type != PACKET_HOST;
+}
 
 /* An address is 16 bytes in network order, IPv4 as ::ffff:a.b.c.d. */
 INLINE void map4(__be32 a[4], __be32 v4)

@@ -8,22 +8,28 @@ import (
 	"net/netip"
 )
 
-// TCP is a segment from src to dst, both of one family, with right checksums.
+// TCP returns a segment from src to dst, both of one family, with right checksums.
 func TCP(src, dst netip.AddrPort, flags uint8, payload []byte) []byte {
+	return TCPAt(0, src, dst, flags, payload)
+}
+
+// TCPAt is TCP with a sequence number.
+func TCPAt(seq uint32, src, dst netip.AddrPort, flags uint8, payload []byte) []byte {
 	t := make([]byte, 20, 20+len(payload))
+	binary.BigEndian.PutUint32(t[4:], seq)
 	t[12], t[13] = 5<<4, flags
 	binary.BigEndian.PutUint16(t[14:], 65535)
 	return transport(src, dst, 6, append(t, payload...), 16)
 }
 
-// UDP is a datagram from src to dst, both of one family.
+// UDP returns a datagram from src to dst, both of one family.
 func UDP(src, dst netip.AddrPort, payload []byte) []byte {
 	t := make([]byte, 8, 8+len(payload))
 	binary.BigEndian.PutUint16(t[4:], uint16(8+len(payload)))
 	return transport(src, dst, 17, append(t, payload...), 6)
 }
 
-// ICMPError is an error of the given type and code from router about quoted,
+// ICMPError returns an error of the given type and code from router about quoted,
 // a packet that was on its way; it is addressed to that packet's source.
 func ICMPError(router netip.Addr, typ, code uint8, quoted []byte) []byte {
 	t := append([]byte{typ, code, 0, 0, 0, 0, 0, 0}, quoted...)
@@ -68,7 +74,7 @@ func pseudo(src, dst netip.Addr, proto uint8, size int) uint32 {
 	return s + uint32(Sum(0, dst.AsSlice()))
 }
 
-// Sum is the folded ones' complement sum of b, word by word (RFC 1071),
+// Sum returns the folded ones' complement sum of b, word by word (RFC 1071),
 // written apart from the packet package's so that it can check it.
 func Sum(start uint32, b []byte) uint16 {
 	s := start
@@ -85,5 +91,5 @@ func Sum(start uint32, b []byte) uint16 {
 	return uint16(s)
 }
 
-// Checksum4 says whether an IPv4 header's checksum is right.
+// Checksum4 reports whether an IPv4 header's checksum is right.
 func Checksum4(b []byte) bool { return Sum(0, b[:int(b[0]&15)*4]) == 0xffff }

@@ -27,10 +27,9 @@ export const NO_CHOICE = -1; // the host's lookup table decides
 export const REJECT = -2; // the flow gets no backend
 export const USE_TABLE = -3; // the policy's own table decides
 
-// Bits of Flow.flags.
+// Bits of Flow.flags; all others are reserved and zero.
 export const SYN: u32 = 1;
 export const FRAGMENT: u32 = 2;
-export const MID_FLOW: u32 = 4;
 
 /** 16 bytes in network order, as two words of the memory. */
 @unmanaged
@@ -78,7 +77,9 @@ export class Backend {
   priority: u32;
   ramp_permille: u32;
   user: u64;
-  reserved: u64;
+  /** Pressure on its CPUs, thousandths; u32.MAX_VALUE when its agent tells none. */
+  load: u32;
+  reserved: u32;
 
   get addr(): Addr { return changetype<Addr>(changetype<usize>(this) + offsetof<Backend>("addr0")); }
 

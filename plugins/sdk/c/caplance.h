@@ -21,7 +21,6 @@
  *     METRICS        metrics[16]             #define CAPLANCE_NAMES_OF_METRICS "one\0two"
  *
  * Build, with the clang and lld of any distribution:
- *
  *     clang --target=wasm32 -O2 -mbulk-memory -nostdlib -Wl,--no-entry \
  *         -Wl,--max-memory=851968 -I plugins/sdk/c -o mine.wasm mine.c
  */
@@ -50,11 +49,12 @@ enum {
     CAPLANCE_TABLE, CAPLANCE_END, CAPLANCE_METRICS, CAPLANCE_INFO, CAPLANCE_NAMES
 };
 
-/* Bits of caplance_flow.flags. */
-enum { CAPLANCE_SYN = 1, CAPLANCE_FRAGMENT = 2, CAPLANCE_MID_FLOW = 4 };
+/* Bits of caplance_flow.flags; all others are reserved and zero. */
+enum { CAPLANCE_SYN = 1, CAPLANCE_FRAGMENT = 2 };
 
 /* Values of caplance_backend.state. */
-enum { CAPLANCE_UP, CAPLANCE_UNHEALTHY, CAPLANCE_PAUSED, CAPLANCE_DRAINING, CAPLANCE_LOST };
+enum { CAPLANCE_UP, CAPLANCE_UNHEALTHY, CAPLANCE_PAUSED, CAPLANCE_DRAINING, CAPLANCE_LOST, CAPLANCE_UNREACHABLE };
+#define CAPLANCE_NO_LOAD UINT32_MAX /* caplance_backend.load, per mille: its agent tells none */
 
 typedef struct {
     uint16_t size;
@@ -73,7 +73,7 @@ typedef struct {
     uint8_t addr[16];
     uint16_t port, family;
     uint32_t max_flows, priority, ramp_permille;
-    uint64_t user, reserved;
+    uint64_t user; uint32_t load, reserved;
 } caplance_backend;
 
 typedef struct {
@@ -94,7 +94,7 @@ CAPLANCE_AT(caplance_flow, service, 64); CAPLANCE_AT(caplance_flow, attempt, 76)
 CAPLANCE_SIZE(caplance_backend, 64);
 CAPLANCE_AT(caplance_backend, weight, 8); CAPLANCE_AT(caplance_backend, state, 12); CAPLANCE_AT(caplance_backend, addr, 16);
 CAPLANCE_AT(caplance_backend, port, 32); CAPLANCE_AT(caplance_backend, max_flows, 36);
-CAPLANCE_AT(caplance_backend, ramp_permille, 44); CAPLANCE_AT(caplance_backend, user, 48);
+CAPLANCE_AT(caplance_backend, ramp_permille, 44); CAPLANCE_AT(caplance_backend, user, 48); CAPLANCE_AT(caplance_backend, load, 56);
 CAPLANCE_SIZE(caplance_info, 64);
 CAPLANCE_AT(caplance_info, seed, 8); CAPLANCE_AT(caplance_info, epoch, 16);
 CAPLANCE_SIZE(caplance_end, 32);
@@ -119,7 +119,7 @@ static inline uint64_t caplance_share(uint32_t i)
 
 #ifdef CAPLANCE_WANT_ACTIVE
 CAPLANCE_BUFFER(uint32_t, active, CAPLANCE_MAX_BACKENDS);
-/* caplance_full: the host gives it no flow, and asks again with attempt > 0. */
+/* The host gives a full one no flow, and asks again with attempt > 0. */
 static inline int caplance_full(uint32_t i) { return backends[i].max_flows && active[i] >= backends[i].max_flows; }
 #endif
 #ifdef CAPLANCE_WANT_PACKETS

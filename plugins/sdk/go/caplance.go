@@ -36,11 +36,10 @@ const (
 	UseTable = -3 // the table decides
 )
 
-// Bits of Flow.Flags.
+// Bits of Flow.Flags; all others are reserved and zero.
 const (
 	SYN uint32 = 1 << iota
 	Fragment
-	MidFlow
 )
 
 // Flow is a flow record.
@@ -62,10 +61,14 @@ type Backend struct {
 	Addr                     [16]byte
 	Port, Family             uint16
 	MaxFlows, Priority, Ramp uint32 // Ramp in per mille
-	User, _                  uint64
+	User                     uint64
+	Load, _                  uint32 // pressure on its CPUs, per mille, or NoLoad
 }
 
-// Share is the weight that counts in slow start, in thousandths.
+// NoLoad is the Load of a backend whose agent tells none.
+const NoLoad = 1<<32 - 1
+
+// Share returns the weight that counts in slow start, in thousandths.
 func (b *Backend) Share() uint64 { return max(uint64(b.Weight)*uint64(b.Ramp), 1) }
 
 // Info is the info record.
@@ -101,7 +104,7 @@ type Pool struct {
 	Info           Info
 }
 
-// Full says whether a backend takes no more flows; the host asks again, with
+// Full reports whether a backend takes no more flows; the host asks again, with
 // Attempt > 0, when it is picked.
 func (p *Pool) Full(i int) bool {
 	most := p.Backends[i].MaxFlows

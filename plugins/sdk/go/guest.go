@@ -21,7 +21,7 @@ var (
 	names                  [64]uint64
 )
 
-// words is a buffer of at least size bytes, never an empty one.
+// words returns a buffer of at least size bytes, never an empty one.
 func words(b *[]uint64, size uint32) unsafe.Pointer {
 	*b = make([]uint64, size/8+1)
 	return unsafe.Pointer(&(*b)[0])
@@ -86,7 +86,7 @@ func setBackends(count, eligible uint32) int32 {
 	return report(policy.SetPool(&pool))
 }
 
-// report is a guest's answer; the error goes to the balancer's log.
+// report returns a guest's answer; the error goes to the balancer's log.
 func report(err error) int32 {
 	if err != nil {
 		println(err.Error())

@@ -38,10 +38,9 @@ pub const REJECT: i32 = -2;
 /// The policy's own table decides.
 pub const USE_TABLE: i32 = -3;
 
-/// Bits of [`Flow::flags`].
+/// Bits of [`Flow::flags`]; all others are reserved and zero.
 pub const SYN: u32 = 1;
 pub const FRAGMENT: u32 = 2;
-pub const MID_FLOW: u32 = 4;
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -66,7 +65,9 @@ pub struct Backend {
     pub priority: u32,
     pub ramp_permille: u32,
     pub user: u64,
-    pub reserved: u64,
+    /// Pressure on its CPUs, thousandths; `u32::MAX` when its agent tells none.
+    pub load: u32,
+    pub reserved: u32,
 }
 
 impl Backend {
@@ -135,7 +136,7 @@ impl<P: Policy> Guest<P> {
     pub const NEW: Self = {
         let b = Backend {
             id: 0, weight: 0, state: 0, zone: 0, addr: [0; 16], port: 0, family: 0, max_flows: 0, priority: 0,
-            ramp_permille: 0, user: 0, reserved: 0,
+            ramp_permille: 0, user: 0, load: 0, reserved: 0,
         };
         let flow = Flow {
             size: 0, family: 0, protocol: 0, sport: 0, dport: 0, hash: 0, rand: 0, now_ns: 0, src: [0; 16], dst: [0; 16],

@@ -14,7 +14,7 @@ import (
 	"github.com/caplance/caplance/core"
 	"github.com/caplance/caplance/plugins/host"
 	"github.com/caplance/caplance/plugins/workbench/trial"
-	"github.com/caplance/caplance/policies/twin"
+	"github.com/caplance/caplance/policies/reference"
 )
 
 // Sizes are the pools that are measured by default, in backends.
@@ -100,18 +100,18 @@ func Measure(ctx context.Context, rt *host.Runtime, name string, wasm []byte, ba
 	return r, nil
 }
 
-// Twin measures the native twin of a bundled policy, which is written to be
+// Reference measures the reference implementation of a bundled policy, which is written to be
 // plain, not to be fast; ok is false where there is none.
-func Twin(name string, backends int, opt Options) (r Row, ok bool) {
-	start := twin.For(name)
+func Reference(name string, backends int, opt Options) (r Row, ok bool) {
+	start := reference.For(name)
 	if start == nil {
 		return r, false
 	}
-	t := start(0, 1)
-	r = Row{Policy: name + ", native twin", Backends: backends, Native: true}
+	s := start(0, 1)
+	r = Row{Policy: name + ", reference in Go", Backends: backends, Native: true}
 	pools := trial.NewPools(trial.Backends(backends))
-	t.SetPool(pools.Build())
-	r.time(func(f *core.NewFlow) { t.Pick(f) }, func() {}, opt)
+	s.SetPool(pools.Build())
+	r.time(func(f *core.NewFlow) { s.Pick(f) }, func() {}, opt)
 	return r, true
 }
 

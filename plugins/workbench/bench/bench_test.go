@@ -34,19 +34,19 @@ func TestMeasure(t *testing.T) {
 		}
 		report.Rows = append(report.Rows, r)
 	}
-	native, ok := Twin("hash", 16, opt)
+	native, ok := Reference("hash", 16, opt)
 	if !ok || native.P50 <= 0 || !native.Native {
-		t.Errorf("twin: %+v, %v", native, ok)
+		t.Errorf("reference: %+v, %v", native, ok)
 	}
-	if _, ok := Twin("nobody", 16, opt); ok {
-		t.Error("nobody has a twin")
+	if _, ok := Reference("nobody", 16, opt); ok {
+		t.Error("nobody has a reference")
 	}
 	report.Rows = append(report.Rows, native)
 	var out bytes.Buffer
 	if err := report.Print(&out); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"BACKENDS", "least-connections", "hash, native twin", "640 KiB"} {
+	for _, want := range []string{"BACKENDS", "least-connections", "hash, reference in Go", "640 KiB"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("print lacks %q:\n%s", want, out.String())
 		}

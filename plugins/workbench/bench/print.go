@@ -53,7 +53,7 @@ func allocs(n float64) string {
 	return fmt.Sprintf("%.2f", n)
 }
 
-// duration is ns to three digits: 850ns, 12.3µs, 4.56ms.
+// duration formats ns to three digits: 850ns, 12.3µs, 4.56ms.
 func duration(ns float64) string {
 	switch {
 	case ns == 0:

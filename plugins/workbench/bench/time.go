@@ -59,7 +59,7 @@ func (r *Row) time(pick func(*core.NewFlow), warm func(), opt Options) {
 	r.Max = max(r.P99, single[len(single)-1]-clock)
 }
 
-// clockCost is what timing nothing gives, in ns.
+// clockCost returns what timing nothing gives, in ns.
 func clockCost() float64 {
 	empty := make([]float64, 1001)
 	for i := range empty {

@@ -43,8 +43,8 @@ var cases = []testCase{
 // enough picks of a case to meet what happens once in a thousand.
 const enough = 10_000
 
-func start(k *kit) outcome {
-	return k.with(func(s *host.Scheduler) outcome {
+func start(h *harness) outcome {
+	return h.with(func(s *host.Scheduler) outcome {
 		s.SetPool(trial.NewPools(trial.Backends(2)).Build())
 		if err := s.Broken(); err != nil {
 			return failed(err)
@@ -53,8 +53,8 @@ func start(k *kit) outcome {
 	})
 }
 
-func buffers(k *kit) outcome {
-	return k.with(func(s *host.Scheduler) outcome {
+func buffers(h *harness) outcome {
+	return h.with(func(s *host.Scheduler) outcome {
 		s.SetPool(trial.NewPools(trial.Backends(100)).Build())
 		if err := s.Broken(); err != nil {
 			return failed(err)
@@ -71,8 +71,8 @@ func buffers(k *kit) outcome {
 	})
 }
 
-func unknownSlot(k *kit) outcome {
-	return k.with(func(s *host.Scheduler) outcome {
+func unknownSlot(h *harness) outcome {
+	return h.with(func(s *host.Scheduler) outcome {
 		for _, slot := range []uint32{0, uint32(abi.MaxSlot) + 1, 99, math.MaxUint32} {
 			ptr, err := s.AskBuffer(slot, 64)
 			if err != nil {
@@ -91,19 +91,19 @@ func unknownSlot(k *kit) outcome {
 	})
 }
 
-func poolOf(n int) func(k *kit) outcome {
-	return func(k *kit) outcome {
-		return k.with(func(s *host.Scheduler) outcome {
+func poolOf(n int) func(h *harness) outcome {
+	return func(h *harness) outcome {
+		return h.with(func(s *host.Scheduler) outcome {
 			pools := trial.NewPools(trial.Backends(n))
-			list, err := pickAll(s, pools.Build(), k.flows(), enough)
+			list, err := pickAll(s, pools.Build(), h.flows(), enough)
 			if err != nil {
 				return failed(err)
 			}
 			if n > 0 {
-				return k.summary(s, list)
+				return h.summary(s, list)
 			}
 			pools.Backends = trial.Backends(1)
-			if _, err := pickAll(s, pools.Build(), k.flows(), 10); err != nil {
+			if _, err := pickAll(s, pools.Build(), h.flows(), 10); err != nil {
 				return failed(fmt.Errorf("first backend after none: %w", err))
 			}
 			return ok("no backend, then one")
@@ -111,8 +111,8 @@ func poolOf(n int) func(k *kit) outcome {
 	}
 }
 
-func draining(k *kit) outcome {
-	return k.with(func(s *host.Scheduler) outcome {
+func draining(h *harness) outcome {
+	return h.with(func(s *host.Scheduler) outcome {
 		pools := trial.NewPools(trial.Backends(5))
 		for _, eligible := range []int{5, 0, 3, 0, 1} {
 			for i := range pools.Backends {
@@ -121,7 +121,7 @@ func draining(k *kit) outcome {
 					pools.Backends[i].State = core.Draining
 				}
 			}
-			if _, err := pickAll(s, pools.Build(), k.flows(), 1000); err != nil {
+			if _, err := pickAll(s, pools.Build(), h.flows(), 1000); err != nil {
 				return failed(err)
 			}
 		}
@@ -129,14 +129,14 @@ func draining(k *kit) outcome {
 	})
 }
 
-func weights(k *kit) outcome {
-	return k.with(func(s *host.Scheduler) outcome {
+func weights(h *harness) outcome {
+	return h.with(func(s *host.Scheduler) outcome {
 		pools := trial.NewPools(trial.Backends(5))
 		for _, w := range [][]uint32{{0, 1, 1, 1, 1}, {1, math.MaxUint32, 2, 0, 7}, {math.MaxUint32, math.MaxUint32, math.MaxUint32, 1, 1}, {0, 0, 0, 0, 0}, {1000, 1, 1, 1, 1}} {
 			for i := range pools.Backends {
 				pools.Backends[i].Weight = w[i]
 			}
-			if _, err := pickAll(s, pools.Build(), k.flows(), enough); err != nil {
+			if _, err := pickAll(s, pools.Build(), h.flows(), enough); err != nil {
 				return failed(fmt.Errorf("weights %s: %w", strings.Trim(fmt.Sprint(w), "[]"), err))
 			}
 		}
@@ -146,15 +146,15 @@ func weights(k *kit) outcome {
 
 // config only looks for failures: what a policy makes of nonsense is its own
 // business.
-func config(k *kit) outcome {
-	if !k.policy.Exports(abi.Config) {
+func config(h *harness) outcome {
+	if !h.policy.Exports(abi.Config) {
 		return skipped("takes no configuration")
 	}
 	long := `{"x":"` + strings.Repeat("é", 30_000) + `"}`
 	for _, text := range []string{"{}", `{"unknown":1}`, `{"a":{"b":[1,2,{"c":null}]}}`, `{"n":1e308}`, long} {
-		cfg := k.config()
+		cfg := h.config()
 		cfg.ConfigJSON = []byte(text)
-		s, err := k.policy.NewScheduler(k.ctx, cfg)
+		s, err := h.policy.NewScheduler(h.ctx, cfg)
 		if f, is := errors.AsType[*host.Failure](err); is {
 			return failed(fmt.Errorf("policy_config %.40s: %w (reject it with a result that is not 0)", text, f))
 		}

@@ -11,28 +11,28 @@ import (
 	"github.com/caplance/caplance/plugins/workbench/trial"
 )
 
-func ipv6(k *kit) outcome {
-	return k.with(func(s *host.Scheduler) outcome {
+func ipv6(h *harness) outcome {
+	return h.with(func(s *host.Scheduler) outcome {
 		pools := trial.NewPools(trial.Backends(10))
 		for i := range pools.Backends {
 			pools.Backends[i].Addr = netip.MustParseAddr("2001:db8::b").Next()
 		}
-		flows := k.flows()
+		flows := h.flows()
 		flows.Family = 6
 		list, err := pickAll(s, pools.Build(), flows, enough)
 		if err != nil {
 			return failed(err)
 		}
-		return k.summary(s, list)
+		return h.summary(s, list)
 	})
 }
 
 // churn changes the pool all the time: indices that were good before are not
 // any more.
-func churn(k *kit) outcome {
+func churn(h *harness) outcome {
 	const changes = 30
-	return k.with(func(s *host.Scheduler) outcome {
-		flows := k.flows()
+	return h.with(func(s *host.Scheduler) outcome {
+		flows := h.flows()
 		rng := flows.Rand()
 		all := trial.Backends(1000)
 		pools := trial.NewPools(nil)
@@ -54,17 +54,17 @@ func churn(k *kit) outcome {
 }
 
 // attempts has backends that are full.
-func attempts(k *kit) outcome {
-	if k.policy.HasTable() {
+func attempts(h *harness) outcome {
+	if h.policy.HasTable() {
 		return skipped("its table places the flows: full backends are the balancer's business")
 	}
-	return k.with(func(s *host.Scheduler) outcome {
+	return h.with(func(s *host.Scheduler) outcome {
 		const n, room = 10, 100
 		pools := trial.NewPools(trial.Backends(n))
 		for i := range pools.Backends {
 			pools.Backends[i].MaxFlows = room
 		}
-		list, err := pickAll(s, pools.Build(), k.flows(), n*room)
+		list, err := pickAll(s, pools.Build(), h.flows(), n*room)
 		if err != nil {
 			return failed(err)
 		}
@@ -75,14 +75,14 @@ func attempts(k *kit) outcome {
 	})
 }
 
-func events(k *kit) outcome {
-	ends, ticks := k.policy.Exports(abi.FlowEnd), k.policy.Exports(abi.Tick)
+func events(h *harness) outcome {
+	ends, ticks := h.policy.Exports(abi.FlowEnd), h.policy.Exports(abi.Tick)
 	if !ends && !ticks {
 		return skipped("exports neither %s nor %s", abi.FlowEnd, abi.Tick)
 	}
-	return k.with(func(s *host.Scheduler) outcome {
+	return h.with(func(s *host.Scheduler) outcome {
 		pools := trial.NewPools(trial.Backends(10))
-		pool, flows := pools.Build(), k.flows()
+		pool, flows := pools.Build(), h.flows()
 		s.SetPool(pool)
 		gone := pool.Members[9].Handle
 		pools.Backends = pools.Backends[:9]
@@ -109,10 +109,10 @@ func events(k *kit) outcome {
 	})
 }
 
-// swap is what a balancer does before it lets a policy take over.
-func swap(k *kit) outcome {
+// swap does what a balancer does before it lets a policy take over.
+func swap(h *harness) outcome {
 	for _, n := range []int{1, 10, 1000} {
-		if err := k.policy.Smoke(k.ctx, k.config(), trial.NewPools(trial.Backends(n)).Build()); err != nil {
+		if err := h.policy.Smoke(h.ctx, h.config(), trial.NewPools(trial.Backends(n)).Build()); err != nil {
 			return failed(fmt.Errorf("pool of %d backends: %w", n, err))
 		}
 	}

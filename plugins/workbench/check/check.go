@@ -67,7 +67,7 @@ type Report struct {
 // testCase is one case; its rule is what docs/policy-abi.md calls it.
 type testCase struct {
 	name, rule string
-	run        func(k *kit) outcome
+	run        func(h *harness) outcome
 }
 
 // outcome is what a case has to say.
@@ -122,12 +122,12 @@ func Run(ctx context.Context, opt Options) (*Report, error) {
 	if opt.wants(moduleCase) {
 		r.add(&opt, testCase{name: moduleCase, rule: "M1–M5"}, ok("is a policy of ABI v1"))
 	}
-	k := &kit{ctx: ctx, policy: policy, opt: &opt}
+	h := &harness{ctx: ctx, policy: policy, opt: &opt}
 	for _, c := range cases {
 		if !opt.wants(c.name) {
 			continue
 		}
-		out := c.run(k)
+		out := c.run(h)
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("check stopped in case %s: %w", c.name, context.Cause(ctx))
 		}

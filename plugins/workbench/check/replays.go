@@ -3,16 +3,17 @@ package check
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/caplance/caplance/core"
 	"github.com/caplance/caplance/plugins/host"
 	"github.com/caplance/caplance/plugins/workbench/trial"
 )
 
-// story is a run that has something of everything, with so many pools; the same
+// script runs something of everything, with so many pools, and returns the picks; the same
 // inputs every time.
-func (k *kit) story(p *host.Policy, parts, picks int) (out []choice, err error) {
-	s, err := p.NewScheduler(k.ctx, k.config())
+func (h *harness) script(p *host.Policy, parts, picks int) (out []choice, err error) {
+	s, err := p.NewScheduler(h.ctx, h.config())
 	if err != nil {
 		return nil, err
 	}
@@ -21,7 +22,7 @@ func (k *kit) story(p *host.Policy, parts, picks int) (out []choice, err error) 
 	for i := range backends {
 		backends[i].Weight = uint32(1 + i%3)
 	}
-	pools, flows := trial.NewPools(backends), k.flows()
+	pools, flows := trial.NewPools(backends), h.flows()
 	for part := range parts {
 		pools.Backends[part].State = core.Draining
 		pool := pools.Build()
@@ -40,12 +41,12 @@ func (k *kit) story(p *host.Policy, parts, picks int) (out []choice, err error) 
 	return out, nil
 }
 
-func determinism(k *kit) outcome {
-	first, err := k.story(k.policy, 4, enough)
+func determinism(h *harness) outcome {
+	first, err := h.script(h.policy, 4, enough)
 	if err != nil {
 		return failed(err)
 	}
-	second, err := k.story(k.policy, 4, enough)
+	second, err := h.script(h.policy, 4, enough)
 	if err != nil {
 		return failed(err)
 	}
@@ -57,41 +58,41 @@ func determinism(k *kit) outcome {
 
 // interpreter runs the module in an engine that shares no code with the
 // compiler that the balancer uses.
-func interpreter(k *kit) outcome {
+func interpreter(h *harness) outcome {
 	const parts, picks = 2, 2000 // the interpreter is slow
-	rt, err := host.NewInterpreter(k.ctx, host.DefaultLimits())
+	rt, err := host.NewInterpreter(h.ctx, host.DefaultLimits())
 	if err != nil {
 		return failed(err)
 	}
-	defer rt.Close(k.ctx)
-	policy, err := rt.Compile(k.ctx, k.opt.Spec, k.opt.Wasm)
+	defer rt.Close(h.ctx)
+	policy, err := rt.Compile(h.ctx, h.opt.Spec, h.opt.Wasm)
 	if err != nil {
 		return failed(err)
 	}
-	compiled, err := k.story(k.policy, parts, picks)
+	compiled, err := h.script(h.policy, parts, picks)
 	if err != nil {
 		return failed(err)
 	}
-	interpreted, err := k.story(policy, parts, picks)
+	interpreted, err := h.script(policy, parts, picks)
 	if err != nil {
 		return failed(fmt.Errorf("interpreted: %w", err))
 	}
 	if err := same(compiled, interpreted, "between compiler and interpreter"); err != nil {
 		return failed(err)
 	}
-	if !k.policy.HasTable() {
+	if !h.policy.HasTable() {
 		return ok("compiler and interpreter agree on %d picks", len(compiled))
 	}
 	pool := trial.NewPools(trial.Backends(3)).Build()
-	first, err := k.policy.BuildTable(k.ctx, k.config(), pool)
+	first, err := h.policy.BuildTable(h.ctx, h.config(), pool)
 	if err != nil {
 		return failed(err)
 	}
-	second, err := policy.BuildTable(k.ctx, k.config(), pool)
+	second, err := policy.BuildTable(h.ctx, h.config(), pool)
 	if err != nil {
 		return failed(fmt.Errorf("interpreted: %w", err))
 	}
-	if *first != *second {
+	if !slices.Equal(first.Slots(), second.Slots()) {
 		return failed(errors.New("table differs between compiler and interpreter"))
 	}
 	return ok("compiler and interpreter agree on %d picks and on a table", len(compiled))
@@ -99,24 +100,24 @@ func interpreter(k *kit) outcome {
 
 // order looks whether the pool's order matters where it must not: for policies
 // that place a flow by what it is, not by when it comes.
-func order(k *kit) outcome {
+func order(h *harness) outcome {
 	pool := trial.NewPools(trial.Backends(20)).Build()
-	shuffle := k.flows().Rand().Perm(pool.Eligible)
+	shuffle := h.flows().Rand().Perm(pool.Eligible)
 	permuted := trial.Permuted(pool, shuffle)
-	if k.policy.HasTable() {
-		return k.orderOfTable(pool, permuted)
+	if h.policy.HasTable() {
+		return h.orderOfTable(pool, permuted)
 	}
-	sticky, err := k.sticky(pool)
+	sticky, err := h.sticky(pool)
 	if err != nil {
 		return failed(err)
 	}
 	var moved, all int
-	out := k.with(func(s *host.Scheduler) outcome {
-		before, err := pickAll(s, pool, k.flows(), enough)
+	out := h.with(func(s *host.Scheduler) outcome {
+		before, err := pickAll(s, pool, h.flows(), enough)
 		if err != nil {
 			return failed(err)
 		}
-		after, err := pickAll(s, permuted, k.flows(), enough)
+		after, err := pickAll(s, permuted, h.flows(), enough)
 		if err != nil {
 			return failed(err)
 		}
@@ -133,32 +134,32 @@ func order(k *kit) outcome {
 	switch {
 	case out.status == Failed:
 		return out
-	case !sticky && !k.opt.Consistent:
+	case !sticky && !h.opt.Consistent:
 		return skipped("the same flow gets another backend each time: not a consistent policy")
 	case !sticky:
 		return failed(errors.New("the same flow gets another backend the second time, but a consistent policy repeats itself"))
 	}
-	return k.judge(moved, all, "flows")
+	return h.judge(moved, all, "flows")
 }
 
 // judge rates how many flows the order of the pool moved.
-func (k *kit) judge(moved, all int, what string) outcome {
+func (h *harness) judge(moved, all int, what string) outcome {
 	if moved == 0 {
 		return ok("consistent: %d %s keep their backend in a permuted pool", all, what)
 	}
 	text := fmt.Sprintf("%d of %d %s go elsewhere when the pool's order changes: order the backends by id", moved, all, what)
-	if k.opt.Consistent {
+	if h.opt.Consistent {
 		return outcome{Failed, text}
 	}
 	return outcome{Note, text + " if one backend's leaving is not to move the flows of the others"}
 }
 
-// sticky says whether the same flows, asked about twice, at other times and
+// sticky reports whether the same flows, asked about twice, at other times and
 // with other random numbers, get the same backends.
-func (k *kit) sticky(pool *core.Pool) (is bool, err error) {
-	out := k.with(func(s *host.Scheduler) outcome {
+func (h *harness) sticky(pool *core.Pool) (is bool, err error) {
+	out := h.with(func(s *host.Scheduler) outcome {
 		s.SetPool(pool)
-		flows := k.flows()
+		flows := h.flows()
 		var list []core.NewFlow
 		for range 997 { // a prime, or it would be whole rounds of round-robin
 			list = append(list, flows.Next())

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 
 	"github.com/caplance/caplance/core"
+	"github.com/caplance/caplance/core/plain"
 	"github.com/caplance/caplance/plugins/host"
 	"github.com/caplance/caplance/plugins/workbench/trial"
 )
@@ -77,8 +78,8 @@ func Update(ctx context.Context, opt Options) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &kit{ctx: ctx, policy: policy, opt: &opt}
-	if err := k.ask(func(i int, got string) error { opt.Vectors.Flows[i].Pick = got; return nil }); err != nil {
+	h := &harness{ctx: ctx, policy: policy, opt: &opt}
+	if err := h.ask(func(i int, got string) error { opt.Vectors.Flows[i].Pick = got; return nil }); err != nil {
 		return nil, err
 	}
 	text, err := json.MarshalIndent(opt.Vectors, "", "  ")
@@ -86,12 +87,12 @@ func Update(ctx context.Context, opt Options) ([]byte, error) {
 }
 
 // ask makes an instance and asks it about the vectors' flows.
-func (k *kit) ask(fn func(i int, got string) error) error {
-	v, cfg := k.opt.Vectors, k.config()
+func (h *harness) ask(fn func(i int, got string) error) error {
+	v, cfg := h.opt.Vectors, h.config()
 	if v.Config != nil {
 		cfg.ConfigJSON = v.Config
 	}
-	s, err := k.policy.NewScheduler(k.ctx, cfg)
+	s, err := h.policy.NewScheduler(h.ctx, cfg)
 	if err != nil {
 		return err
 	}
@@ -124,14 +125,14 @@ func (v *Vectors) each(s *host.Scheduler, fn func(i int, got string) error) erro
 	return nil
 }
 
-func vectors(k *kit) outcome {
-	v := k.opt.Vectors
+func vectors(h *harness) outcome {
+	v := h.opt.Vectors
 	if v == nil {
 		return skipped("no vectors given (-vectors FILE)")
 	}
-	if err := k.ask(func(i int, got string) error {
+	if err := h.ask(func(i int, got string) error {
 		if want := v.Flows[i].Pick; got != want {
-			return fmt.Errorf("flow %d from %v: picked %s, expected %s", i+1, v.Flows[i].Src, got, want)
+			return fmt.Errorf("flow %d from %v: picked %s, expected %s", i+1, v.Flows[i].Src, plain.Name(got), plain.Name(want))
 		}
 		return nil
 	}); err != nil {

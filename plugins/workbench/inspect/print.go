@@ -5,13 +5,15 @@ import (
 	"io"
 	"strings"
 	"text/tabwriter"
+
+	"github.com/caplance/caplance/core/plain"
 )
 
 // Print writes the report for people.
 func (r *Report) Print(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	line := func(key, format string, args ...any) { fmt.Fprintf(t, "%s\t%s\n", key, fmt.Sprintf(format, args...)) }
-	line("policy", "%s", r.Name)
+	line("policy", "%s", plain.Name(r.Name))
 	line("ABI", "%d", r.ABI)
 	line("size", "%d bytes", r.Size)
 	line("sha256", "%s", r.SHA256)
@@ -19,7 +21,7 @@ func (r *Report) Print(w io.Writer) error {
 		line("imports", "none: pure, its picks depend on nothing but what the balancer tells it")
 	}
 	for i, f := range r.Imports {
-		line(first(i, "imports"), "%s %s", f.Name, f.Type)
+		line(first(i, "imports"), "%s %s", plain.Name(f.Name), f.Type)
 	}
 	asked := "for every new flow"
 	if r.TableMode {
@@ -65,7 +67,7 @@ func first(i int, key string) string {
 	return ""
 }
 
-// kib is a memory's size; bytes is 0 where only the pages are known.
+// kib formats a memory's size; bytes is 0 where only the pages are known.
 func kib(bytes, pages uint32) string {
 	if bytes == 0 {
 		bytes = pages << 16

@@ -18,7 +18,7 @@ import (
 
 	"github.com/caplance/caplance/core"
 	"github.com/caplance/caplance/plugins/host"
-	"github.com/caplance/caplance/plugins/workbench/record"
+	"github.com/caplance/caplance/plugins/recording"
 	"github.com/caplance/caplance/plugins/workbench/trial"
 )
 
@@ -51,24 +51,29 @@ type Shift struct {
 // refresh is how often the workers' counters are made equal, ns.
 const refresh = 20e6
 
-// stage is a replay under way.
-type stage struct {
-	ctx     context.Context
-	policy  *host.Policy
-	in      *record.Reader
-	opt     *Options
-	pools   []*core.Pool // the recording's, with the policy's tables
-	workers []*worker
-	active  map[core.Handle]*load
-	shifts  map[string]*Shift
-	result  *Result
-	fresh   uint64 // when the counters were made equal last
+// maxMemory bounds what the instances may take: each worker has one, and how many
+// workers there are the recording says.
+const maxMemory = 1 << 30
+
+// replay is one in progress.
+type replay struct {
+	ctx       context.Context
+	policy    *host.Policy
+	in        *recording.Reader
+	opt       *Options
+	pools     map[int]*core.Pool // the recording's that a worker has, by number, with their tables
+	workers   []*worker          // nil until it has a flow
+	active    map[core.Handle]*load
+	shifts    map[string]*Shift
+	result    *Result
+	memory    uint64 // of all instances, in bytes
+	refreshed uint64 // when the counters were made equal last
 }
 
 // worker is one of the balancer's.
 type worker struct {
 	*host.Scheduler
-	pool int                          // number of the one it has, -1 for none
+	pool int                          // number of the one it has
 	open map[core.Handle][]openedFlow // by the recording's backend, oldest first
 }
 
@@ -86,25 +91,11 @@ type load struct {
 
 // Run replays a recording to its end.
 //
-// Errors: the recording is damaged; the policy does not start, or it failed.
-func Run(ctx context.Context, policy *host.Policy, in *record.Reader, opt Options) (*Result, error) {
-	h := in.Header
-	s := &stage{
-		ctx: ctx, policy: policy, in: in, opt: &opt, active: map[core.Handle]*load{}, shifts: map[string]*Shift{},
-		result: &Result{Service: h.Service, Recorded: h.Policy, Policy: policy.Name()},
-	}
-	defer func() {
-		for _, w := range s.workers {
-			w.Close()
-		}
-	}()
-	for i := range h.Workers {
-		sched, err := policy.NewScheduler(ctx, host.Config{Worker: i, Workers: h.Workers, Seed: h.Seed, ConfigJSON: opt.Config})
-		if err != nil {
-			return nil, err
-		}
-		s.workers = append(s.workers, &worker{sched, -1, map[core.Handle][]openedFlow{}})
-	}
+// Errors: the recording is damaged; the policy does not start, or it failed;
+// the instances of all workers take more than a GiB.
+func Run(ctx context.Context, policy *host.Policy, in *recording.Reader, opt Options) (*Result, error) {
+	s := newReplay(ctx, policy, in, &opt)
+	defer s.close()
 	if err := s.play(); err != nil {
 		return nil, err
 	}
@@ -112,9 +103,26 @@ func Run(ctx context.Context, policy *host.Policy, in *record.Reader, opt Option
 	return s.result, nil
 }
 
-func (s *stage) play() error {
+func newReplay(ctx context.Context, policy *host.Policy, in *recording.Reader, opt *Options) *replay {
+	h := in.Header
+	return &replay{
+		ctx: ctx, policy: policy, in: in, opt: opt,
+		pools: map[int]*core.Pool{}, workers: make([]*worker, h.Workers), active: map[core.Handle]*load{}, shifts: map[string]*Shift{},
+		result: &Result{Service: h.Service, Recorded: h.Policy, Policy: policy.Name()},
+	}
+}
+
+func (s *replay) close() {
+	for _, w := range s.workers {
+		if w != nil {
+			w.Close()
+		}
+	}
+}
+
+func (s *replay) play() error {
 	for {
-		var e record.Entry
+		var e recording.Entry
 		if err := s.in.Next(&e); errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
@@ -135,12 +143,12 @@ func (s *stage) play() error {
 }
 
 // flow asks about a flow, as if it were the first time.
-func (s *stage) flow(e *record.Entry) error {
+func (s *replay) flow(e *recording.Entry) error {
 	if err := s.adopt(e); err != nil {
 		return err
 	}
-	if e.Flow.Now-s.fresh >= refresh && e.Flow.Now > s.fresh {
-		s.fresh = e.Flow.Now
+	if e.Flow.Now-s.refreshed >= refresh && e.Flow.Now > s.refreshed {
+		s.refreshed = e.Flow.Now
 		s.refresh()
 	}
 	w, pool := s.workers[e.Worker], s.pools[e.Pool]
@@ -164,39 +172,77 @@ func (s *stage) flow(e *record.Entry) error {
 	return nil
 }
 
-// adopt gives a worker the pool that it had then.
-func (s *stage) adopt(e *record.Entry) error {
+// adopt gives a worker the pool that it had then; the first one starts it. A
+// recording may name many workers and pools that see no flow: they cost nothing.
+func (s *replay) adopt(e *recording.Entry) error {
 	w := s.workers[e.Worker]
-	if w.pool == e.Pool {
+	if w != nil && w.pool == e.Pool {
 		return nil
 	}
-	w.pool = e.Pool
-	for len(s.pools) <= e.Pool {
-		pool := s.in.Pools[len(s.pools)].Pool
-		if s.policy.HasTable() && pool.Eligible > 0 {
-			t, err := s.policy.BuildTable(s.ctx, host.Config{Workers: 1, Seed: s.in.Header.Seed, ConfigJSON: s.opt.Config}, pool)
-			if err != nil {
-				return err
-			}
-			pool = pool.WithTable(t)
-		}
-		s.pools = append(s.pools, pool)
+	pool, err := s.pool(e.Pool)
+	if err != nil {
+		return err
 	}
-	w.SetPool(s.pools[e.Pool])
+	if w == nil {
+		sched, err := s.policy.NewScheduler(s.ctx, s.config(e.Worker))
+		if err != nil {
+			return err
+		}
+		w = &worker{Scheduler: sched, open: map[core.Handle][]openedFlow{}}
+		s.workers[e.Worker] = w
+		if s.memory += uint64(sched.MemorySize()); s.memory > maxMemory {
+			return fmt.Errorf("instances of %q for the recording's %d workers take more than %d MiB", s.policy.Name(), s.in.Header.Workers, maxMemory>>20)
+		}
+	}
+	w.pool = e.Pool
+	w.SetPool(pool)
+	s.forget()
 	if err := w.Broken(); err != nil {
 		return fmt.Errorf("pool %d: %w", e.Pool, err)
 	}
 	return nil
 }
 
+func (s *replay) config(worker int) host.Config {
+	h := s.in.Header
+	return host.Config{Worker: worker, Workers: h.Workers, Seed: h.Seed, ConfigJSON: s.opt.Config}
+}
+
+// pool returns a pool of the recording with its tables.
+func (s *replay) pool(number int) (*core.Pool, error) {
+	if pool := s.pools[number]; pool != nil {
+		return pool, nil
+	}
+	pool := s.in.Pools[number].Pool
+	pool = pool.WithLookup(core.NewLookup(pool.Candidates()))
+	if s.policy.HasTable() && pool.Eligible > 0 {
+		t, err := s.policy.BuildTable(s.ctx, s.config(0), pool)
+		if err != nil {
+			return nil, err
+		}
+		pool = pool.WithTable(t)
+	}
+	s.pools[number] = pool
+	return pool, nil
+}
+
+// forget gives up the pools that no worker has: their tables are 256 KiB and more.
+func (s *replay) forget() {
+	for number := range s.pools {
+		if !slices.ContainsFunc(s.workers, func(w *worker) bool { return w != nil && w.pool == number }) {
+			delete(s.pools, number)
+		}
+	}
+}
+
 // end ends the oldest flow that the backend had then, where it is now. Ends of
 // flows that are older than the recording are of no use.
-func (s *stage) end(e *record.Entry) {
+func (s *replay) end(e *recording.Entry) {
 	w := s.workers[e.Worker]
-	queue := w.open[e.End.Backend]
-	if len(queue) == 0 {
+	if w == nil || len(w.open[e.End.Backend]) == 0 {
 		return
 	}
+	queue := w.open[e.End.Backend]
 	first := queue[0]
 	w.open[e.End.Backend] = queue[1:]
 	if !first.ok {
@@ -211,7 +257,7 @@ func (s *stage) end(e *record.Entry) {
 	w.Ended(&end)
 }
 
-func (s *stage) load(h core.Handle) *load {
+func (s *replay) load(h core.Handle) *load {
 	l := s.active[h]
 	if l == nil {
 		l = new(load)
@@ -221,9 +267,9 @@ func (s *stage) load(h core.Handle) *load {
 }
 
 // refresh tells every worker what all have counted.
-func (s *stage) refresh() {
+func (s *replay) refresh() {
 	for _, w := range s.workers {
-		if w.pool < 0 {
+		if w == nil {
 			continue
 		}
 		members := s.pools[w.pool].Members
@@ -236,8 +282,8 @@ func (s *stage) refresh() {
 	}
 }
 
-// count books a flow with the backend that had it and the one that would have.
-func (s *stage) count(pool *core.Pool, was, now int) {
+// count adds a flow to the backend that had it and the one that would have.
+func (s *replay) count(pool *core.Pool, was, now int) {
 	at := func(i int) *Shift {
 		name := "(none)"
 		if i >= 0 {
@@ -255,7 +301,7 @@ func (s *stage) count(pool *core.Pool, was, now int) {
 	}
 }
 
-func (s *stage) finish() {
+func (s *replay) finish() {
 	r := s.result
 	r.Share = float64(r.Differ) / float64(max(r.Flows, 1))
 	r.Lost, r.Cut = s.in.Lost, s.in.Cut

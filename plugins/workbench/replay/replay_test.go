@@ -7,7 +7,7 @@ import (
 
 	"github.com/caplance/caplance/core"
 	"github.com/caplance/caplance/plugins/host"
-	"github.com/caplance/caplance/plugins/workbench/record"
+	"github.com/caplance/caplance/plugins/recording"
 	"github.com/caplance/caplance/plugins/workbench/trial"
 	"github.com/caplance/caplance/policies"
 )
@@ -29,7 +29,7 @@ func compile(t *testing.T, rt *host.Runtime, name string) *host.Policy {
 func live(t *testing.T, policy *host.Policy) []byte {
 	t.Helper()
 	var out bytes.Buffer
-	w, err := record.NewWriter(&out, record.Header{Service: trial.Service.Name, Policy: policy.Name(), Workers: 1})
+	w, err := recording.NewWriter(&out, recording.Header{Service: trial.Service.Name, Policy: policy.Name(), Workers: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +75,7 @@ func TestReplay(t *testing.T) {
 	}
 	defer rt.Close(t.Context())
 	replay := func(file []byte, name string) *Result {
-		in, err := record.NewReader(bytes.NewReader(file))
+		in, err := recording.NewReader(bytes.NewReader(file))
 		if err != nil {
 			t.Fatal(err)
 		}

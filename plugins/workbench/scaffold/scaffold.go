@@ -90,7 +90,7 @@ func New(dir, language string) (files []string, err error) {
 	return files, nil
 }
 
-// contents are the files of a new policy by their names.
+// contents returns the files of a new policy by their names.
 func contents(name, language string) (map[string][]byte, error) {
 	out := map[string][]byte{}
 	var err error

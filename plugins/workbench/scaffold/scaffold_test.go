@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/caplance/caplance/e2e/require"
+	"github.com/caplance/caplance/core/nettest"
 	"github.com/caplance/caplance/plugins/workbench/check"
 )
 
@@ -18,7 +18,7 @@ func toolchain(t *testing.T, language string) []string {
 	need := func(tools ...string) {
 		for _, tool := range tools {
 			if _, err := exec.LookPath(tool); err != nil {
-				require.Missing(t, tool)
+				nettest.Missing(t, tool)
 			}
 		}
 	}
@@ -38,12 +38,12 @@ func toolchain(t *testing.T, language string) []string {
 				return []string{"RUSTC=" + rustc}
 			}
 		}
-		require.Missing(t, "rustc with wasm32-unknown-unknown (apt-get install rustc libstd-rust-dev-wasm32)")
+		nettest.Missing(t, "rustc with wasm32-unknown-unknown (apt-get install rustc libstd-rust-dev-wasm32)")
 	case "assemblyscript":
 		need("node")
 		asc, err := filepath.Abs("../../sdk/assemblyscript/node_modules/.bin/asc")
 		if _, missing := os.Stat(asc); err != nil || missing != nil {
-			require.Missing(t, "AssemblyScript (npm ci --prefix plugins/sdk/assemblyscript)")
+			nettest.Missing(t, "AssemblyScript (npm ci --prefix plugins/sdk/assemblyscript)")
 		}
 		return []string{"ASC=" + asc}
 	}

@@ -8,7 +8,7 @@ import (
 )
 
 // event changes the pool and measures what that does to flows.
-func (s *scene) event(e Event) error {
+func (s *simulation) event(e Event) error {
 	s.settle()
 	was := s.pool
 	if err := e.apply(s.pools); err != nil {
@@ -30,11 +30,11 @@ func (s *scene) event(e Event) error {
 }
 
 // kill ends a backend's open flows.
-func (s *scene) kill(name string) {
-	c := s.cards[name]
+func (s *simulation) kill(name string) {
+	c := s.tallies[name]
 	kept := s.open[:0]
 	for _, e := range s.open {
-		if e.card == c {
+		if e.tally == c {
 			s.finished(e)
 		} else {
 			kept = append(kept, e)
@@ -46,13 +46,13 @@ func (s *scene) kill(name string) {
 }
 
 // change makes the pool of the backends as they are.
-func (s *scene) change() error {
+func (s *simulation) change() error {
 	pool := s.pools.Build()
 	for _, m := range pool.Members {
-		c := s.cards[m.Name]
+		c := s.tallies[m.Name]
 		if c == nil {
-			c = &card{Backend: Backend{Name: m.Name}}
-			s.cards[m.Name] = c
+			c = &tally{Backend: Backend{Name: m.Name}}
+			s.tallies[m.Name] = c
 		}
 		c.Weight = m.Weight
 	}
@@ -71,7 +71,7 @@ func (s *scene) change() error {
 }
 
 // withTable has a policy in table mode fill its table.
-func (s *scene) withTable(pool *core.Pool) (*core.Pool, error) {
+func (s *simulation) withTable(pool *core.Pool) (*core.Pool, error) {
 	if !s.policy.HasTable() || pool.Eligible == 0 {
 		return pool, nil
 	}

@@ -5,7 +5,7 @@ import "github.com/caplance/caplance/core"
 // end is a flow that is open.
 type end struct {
 	at             uint64 // ns
-	card           *card
+	tally          *tally
 	handle         core.Handle
 	worker         int
 	packets, lasts float64

@@ -76,7 +76,7 @@ func (r *Result) shareBars() (out []shareBar) {
 // line is one policy's imbalance over time.
 type line struct{ Name, Points string }
 
-// ceiling is the top of the plot of imbalance.
+// ceiling returns the top of the plot of imbalance.
 func (r *Report) ceiling() float64 {
 	top := 1.5
 	for _, v := range r.Results {

@@ -10,7 +10,7 @@ import (
 )
 
 // play lets the flows come, one after the other.
-func (s *scene) play() error {
+func (s *simulation) play() error {
 	n := s.opt.Workload.N
 	flows := s.opt.Workload.Flows(s.opt.Seed)
 	step, rng := length/float64(n), flows.Rand()
@@ -25,7 +25,7 @@ func (s *scene) play() error {
 			events = events[1:]
 		}
 		s.release()
-		if s.now-refreshed >= refresh {
+		if s.now-refreshed >= uint64(core.RefreshAfter(len(s.pool.Members))) {
 			s.refresh(float64(s.now - refreshed))
 			refreshed = s.now
 		}
@@ -61,7 +61,7 @@ func (s *scene) play() error {
 }
 
 // schedule has a worker pick for a flow that lasts for so many ns.
-func (s *scene) schedule(f *core.NewFlow, lasts float64, i int) error {
+func (s *simulation) schedule(f *core.NewFlow, lasts float64, i int) error {
 	w := core.Mix(f.Hash) % uint64(len(s.worker)) // a flow's packets are all in one queue
 	index, by := s.worker[w].Pick(f)
 	if err := s.worker[w].Broken(); err != nil {
@@ -71,27 +71,27 @@ func (s *scene) schedule(f *core.NewFlow, lasts float64, i int) error {
 	if index < 0 {
 		return nil
 	}
-	c := s.cards[s.pool.Members[index].Name]
+	c := s.tallies[s.pool.Members[index].Name]
 	c.Flows++
 	s.came++
 	c.active++
 	c.PeakOpen = max(c.PeakOpen, c.active)
 	packets := 4 + math.Sqrt(lasts/1e7) // long flows send less per second
 	c.perNS += packets / lasts
-	s.open.push(end{at: s.now + uint64(lasts), card: c, handle: s.pool.Members[index].Handle, worker: int(w), packets: packets, lasts: lasts})
+	s.open.push(end{at: s.now + uint64(lasts), tally: c, handle: s.pool.Members[index].Handle, worker: int(w), packets: packets, lasts: lasts})
 	return nil
 }
 
 // release ends the flows that are over.
-func (s *scene) release() {
+func (s *simulation) release() {
 	for len(s.open) > 0 && s.open[0].at <= s.now {
 		s.finished(s.open.pop())
 	}
 }
 
-func (s *scene) finished(e end) {
-	e.card.active--
-	e.card.perNS -= e.packets / e.lasts
+func (s *simulation) finished(e end) {
+	e.tally.active--
+	e.tally.perNS -= e.packets / e.lasts
 	s.worker[e.worker].Ended(&core.FlowEnd{
 		Backend: e.handle, Packets: uint64(e.packets), Bytes: uint64(e.packets * bytesPerPacket), Duration: uint64(e.lasts),
 	})
@@ -100,11 +100,11 @@ func (s *scene) finished(e end) {
 const bytesPerPacket = 600
 
 // refresh tells the workers what all of them have counted.
-func (s *scene) refresh(passed float64) {
+func (s *simulation) refresh(passed float64) {
 	n := len(s.pool.Members)
 	active, packets, bytes := make([]uint32, n), make([]uint64, n), make([]uint64, n)
 	for i := range s.pool.Members {
-		c := s.cards[s.pool.Members[i].Name]
+		c := s.tallies[s.pool.Members[i].Name]
 		c.packets += c.perNS * passed
 		c.bytes = c.packets * bytesPerPacket
 		active[i], packets[i], bytes[i] = uint32(c.active), uint64(max(c.packets, 0)), uint64(max(c.bytes, 0))

@@ -12,7 +12,7 @@ import (
 
 // Report is the policy in question and those that it is compared with.
 type Report struct {
-	Scene   string   `json:"scene"` // in the words of the command line
+	Setup   string   `json:"setup"` // in the words of the command line
 	Results []Result `json:"results"`
 }
 
@@ -20,7 +20,7 @@ type Report struct {
 // the events did to it, and a line for each of the others.
 func (r *Report) Print(w io.Writer) error {
 	first := &r.Results[0]
-	fmt.Fprintf(w, "%s: %s\n\n", first.Policy, r.Scene)
+	fmt.Fprintf(w, "%s: %s\n\n", first.Policy, r.Setup)
 	first.printShares(w)
 	fmt.Fprintf(w, "\n  max/mean %.3f   χ² %.4g at %d degrees of freedom: %s\n", first.MaxMean, first.ChiSquare, first.Freedom, first.verdict())
 	fmt.Fprintf(w, "  open flows of heavy-tailed length: at most %.2f times the fair number on one backend, at %.0f%%\n", first.Peak, 100*first.PeakAt)
@@ -75,7 +75,7 @@ func (r *Result) printShares(w io.Writer) {
 	fmt.Fprintf(w, "  %*s %s\n", wide+33, "", "│ is the fair share")
 }
 
-// off is how far a backend is from its fair share.
+// off returns how far a backend is from its fair share.
 func (b Backend) off() float64 { return math.Abs(float64(b.Flows)-b.Fair) / max(b.Fair, 1) }
 
 // bar draws a share of the full width with a mark at another.

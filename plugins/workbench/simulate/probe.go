@@ -12,7 +12,7 @@ import (
 // change of the pool: where would they be sent if they had no entry in the flow
 // table?
 type probe struct {
-	scene      *scene
+	run        *simulation
 	flows      []core.NewFlow
 	consistent bool
 }
@@ -21,8 +21,8 @@ type probe struct {
 // round and look consistent.
 const probed = 20_011
 
-func newProbe(s *scene) (*probe, error) {
-	p := &probe{scene: s}
+func newProbe(s *simulation) (*probe, error) {
+	p := &probe{run: s}
 	flows := trial.NewFlows(s.opt.Seed + 1)
 	for range probed {
 		p.flows = append(p.flows, flows.Next())
@@ -42,10 +42,10 @@ func newProbe(s *scene) (*probe, error) {
 	return p, nil
 }
 
-// places are the ids of the backends that the flows get in one pool and then in
+// places returns the ids of the backends that the flows get in one pool and then in
 // another.
 func (p *probe) places(was, now *core.Pool) (before, after []uint64, err error) {
-	s, err := p.scene.policy.NewScheduler(p.scene.ctx, host.Config{Workers: 1, Seed: p.scene.opt.Seed, ConfigJSON: p.scene.opt.Config})
+	s, err := p.run.policy.NewScheduler(p.run.ctx, host.Config{Workers: 1, Seed: p.run.opt.Seed, ConfigJSON: p.run.opt.Config})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -93,7 +93,7 @@ func (p *probe) compare(was, now *core.Pool) (d Disruption, err error) {
 	return d, nil
 }
 
-// leastMoved is the share of the flows that any policy has to move so that the
+// leastMoved returns the share of the flows that any policy has to move so that the
 // shares follow the weights again: what the ones that lose lose.
 func leastMoved(had, has map[uint64]float64) (sum float64) {
 	for id, before := range had {
@@ -102,7 +102,7 @@ func leastMoved(had, has map[uint64]float64) (sum float64) {
 	return sum
 }
 
-// fair is each eligible backend's share by weight, by id.
+// fair returns each eligible backend's share by weight, by id.
 func fair(p *core.Pool) map[uint64]float64 {
 	total := 0.0
 	for _, m := range p.Members[:p.Eligible] {

@@ -49,29 +49,29 @@ type Disruption struct {
 
 // settle credits the backends with what was fair of the flows since the pool
 // changed last.
-func (s *scene) settle() {
+func (s *simulation) settle() {
 	for id, share := range fair(s.pool) {
 		s.byID(id).Fair += float64(s.came) * share
 	}
 	s.came = 0
 }
 
-func (s *scene) byID(id uint64) *card {
+func (s *simulation) byID(id uint64) *tally {
 	i := slices.IndexFunc(s.pool.Members, func(m core.Member) bool { return m.ID == id })
-	return s.cards[s.pool.Members[i].Name]
+	return s.tallies[s.pool.Members[i].Name]
 }
 
 // sample notes how uneven the open flows are.
-func (s *scene) sample() {
+func (s *simulation) sample() {
 	open, most := 0.0, 0.0
 	members := s.pool.Members[:s.pool.Eligible]
 	weight := 0.0
 	for _, m := range members {
-		open += float64(s.cards[m.Name].active)
+		open += float64(s.tallies[m.Name].active)
 		weight += float64(m.Weight)
 	}
 	for _, m := range members {
-		most = max(most, float64(s.cards[m.Name].active)*weight/float64(m.Weight)/max(open, 1))
+		most = max(most, float64(s.tallies[m.Name].active)*weight/float64(m.Weight)/max(open, 1))
 	}
 	r := s.result
 	r.Imbalance = append(r.Imbalance, most)
@@ -99,7 +99,7 @@ func (r *Result) judge() {
 	r.Freedom = max(r.Freedom-1, 0)
 }
 
-// Chance is how probable it is that random picks by weight are at least as
+// Chance returns how probable it is that random picks by weight are at least as
 // uneven, by Wilson and Hilferty's approximation (1931).
 func (r *Result) Chance() float64 {
 	if r.Freedom == 0 {

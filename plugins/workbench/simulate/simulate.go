@@ -5,7 +5,7 @@
 //		Backends: backends, Workload: workload, Events: events, Workers: 4, Seed: 1})
 //
 // The clock is simulated, and so are the workers, whose counters agree only
-// every 20 ms, as in the balancer. Everything follows from the seed.
+// every 1 to 20 ms, as in the balancer. Everything follows from the seed.
 package simulate
 
 import (
@@ -19,7 +19,7 @@ import (
 	"github.com/caplance/caplance/plugins/workbench/trial"
 )
 
-// Options are the scene.
+// Options are what is simulated.
 type Options struct {
 	Backends []core.Backend
 	Workload trial.Workload
@@ -31,10 +31,9 @@ type Options struct {
 	Progress func(done, total int)
 }
 
-// The scene lasts 100 s, however many flows there are.
+// A simulation lasts 100 s, however many flows there are.
 const (
 	length  = 100e9 // ns
-	refresh = 20e6  // ns between two refreshes of the counters (verdict.Config.Tick)
 	second  = 1e9
 	samples = 500 // of the open flows, over the length
 )
@@ -46,24 +45,24 @@ const (
 	longest        = 60e9
 )
 
-// scene is a run under way.
-type scene struct {
-	ctx    context.Context
-	opt    *Options
-	policy *host.Policy
-	pools  *trial.Pools
-	pool   *core.Pool
-	cards  map[string]*card // by backend
-	worker []*host.Scheduler
-	open   ends
-	result *Result
-	probe  *probe
-	now    uint64 // ns
-	came   uint64 // flows placed since the pool changed last
+// simulation is a run in progress.
+type simulation struct {
+	ctx     context.Context
+	opt     *Options
+	policy  *host.Policy
+	pools   *trial.Pools
+	pool    *core.Pool
+	tallies map[string]*tally // by backend
+	worker  []*host.Scheduler
+	open    ends
+	result  *Result
+	probe   *probe
+	now     uint64 // ns
+	came    uint64 // flows placed since the pool changed last
 }
 
-// card is what is known of one backend.
-type card struct {
+// tally is what one backend has and had.
+type tally struct {
 	Backend
 	active         int64
 	perNS          float64 // packets that its open flows send
@@ -76,8 +75,8 @@ type card struct {
 // is not there; ctx ended.
 func Run(ctx context.Context, policy *host.Policy, opt Options) (*Result, error) {
 	opt.Workers = max(opt.Workers, 1)
-	s := &scene{
-		ctx: ctx, opt: &opt, policy: policy, pools: trial.NewPools(opt.Backends), cards: map[string]*card{},
+	s := &simulation{
+		ctx: ctx, opt: &opt, policy: policy, pools: trial.NewPools(opt.Backends), tallies: map[string]*tally{},
 		result: &Result{Policy: policy.Name(), Flows: opt.Workload.N, Workers: opt.Workers, Seed: opt.Seed, Table: policy.HasTable()},
 	}
 	defer func() {
@@ -107,10 +106,10 @@ func Run(ctx context.Context, policy *host.Policy, opt Options) (*Result, error)
 }
 
 // finish adds up.
-func (s *scene) finish() {
+func (s *simulation) finish() {
 	s.settle()
 	r := s.result
-	for _, c := range s.cards {
+	for _, c := range s.tallies {
 		r.Backends = append(r.Backends, c.Backend)
 	}
 	slices.SortFunc(r.Backends, func(a, b Backend) int {

@@ -99,13 +99,13 @@ func TestDeterministic(t *testing.T) {
 }
 
 func TestHTML(t *testing.T) {
-	r := Report{Scene: "<scene>", Results: []Result{*run(t, "hash", "uniform:5k", allEvents, 1), *run(t, "random", "uniform:5k", allEvents, 1)}}
+	r := Report{Setup: "<setup>", Results: []Result{*run(t, "hash", "uniform:5k", allEvents, 1), *run(t, "random", "uniform:5k", allEvents, 1)}}
 	var out bytes.Buffer
 	if err := r.HTML(&out); err != nil {
 		t.Fatal(err)
 	}
 	page := out.String()
-	for _, want := range []string{"&lt;scene&gt;", "kill b3@50%", "<polyline", "random", "b11"} {
+	for _, want := range []string{"&lt;setup&gt;", "kill b3@50%", "<polyline", "random", "b11"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("page lacks %q", want)
 		}

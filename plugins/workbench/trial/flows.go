@@ -24,10 +24,10 @@ type Flows struct {
 // NewFlows starts a sequence that seed determines.
 func NewFlows(seed uint64) *Flows { return &Flows{rng: rand.New(rand.NewPCG(seed, 0xca91a9ce))} }
 
-// Rand is the source of what else depends on the seed.
+// Rand returns the source of what else depends on the seed.
 func (f *Flows) Rand() *rand.Rand { return f.rng }
 
-// Next is the next flow.
+// Next returns the next flow.
 func (f *Flows) Next() (n core.NewFlow) {
 	client := f.n
 	if f.Clients != nil {
@@ -113,7 +113,7 @@ func (w Workload) Flows(seed uint64) *Flows {
 	return f
 }
 
-// Pareto is a heavy-tailed length: at least lowest, twice as long half as
+// Pareto returns a heavy-tailed length: at least lowest, twice as long half as
 // often for exponent 1, cut off at most (Crovella and Bestavros, 1997, find
 // 1.0 to 1.3 in web traffic).
 func Pareto(rng *rand.Rand, exponent, lowest, most float64) float64 {

@@ -69,7 +69,7 @@ func ParseWeight(word string) (name string, weight uint32, err error) {
 	return name, uint32(w), nil
 }
 
-// Backends are n backends of weight 1: b1, b2, ….
+// Backends returns n backends of weight 1: b1, b2, ….
 func Backends(n int) []core.Backend {
 	out := make([]core.Backend, n)
 	for i := range out {
@@ -78,7 +78,7 @@ func Backends(n int) []core.Backend {
 	return out
 }
 
-// Backend is an active one; its address follows from its name.
+// Backend returns an active one; its address follows from its name.
 func Backend(name string, weight uint32) core.Backend {
 	h := core.BackendID(Service.Name, name)
 	return core.Backend{
@@ -98,10 +98,10 @@ func NewPools(backends []core.Backend) *Pools {
 	return &Pools{slices.Clone(backends), core.NewPoolBuilder(Service)}
 }
 
-// Build is the pool of the backends as they are now.
-func (p *Pools) Build() *core.Pool { return p.builder.Build(p.Backends, nil) }
+// Build returns the pool of the backends as they are now.
+func (p *Pools) Build() *core.Pool { return p.builder.Build(p.Backends) }
 
-// Find is the backend of that name, nil if there is none.
+// Find returns the backend of that name, nil if there is none.
 func (p *Pools) Find(name string) *core.Backend {
 	for i := range p.Backends {
 		if p.Backends[i].Name == name {
@@ -116,7 +116,7 @@ func (p *Pools) Remove(name string) {
 	p.Backends = slices.DeleteFunc(p.Backends, func(b core.Backend) bool { return b.Name == name })
 }
 
-// Permuted is the pool with the same backends in another order; order[i] is
+// Permuted returns the pool with the same backends in another order; order[i] is
 // what index i holds then. Indices below pool.Eligible must stay there. What
 // the host decides without the policy is meaningless in it.
 func Permuted(pool *core.Pool, order []int) *core.Pool {

@@ -1,0 +1,41 @@
+package registry
+
+import (
+	"sync"
+	"time"
+)
+
+// bucket is a token bucket, counted from the other end: the zero value is full. It
+// has room for four seconds.
+type bucket struct {
+	used float64 // tokens, decays with time
+	last time.Time
+}
+
+// take takes a token and returns how long to wait until it is there.
+func (b *bucket) take(now time.Time, perSec int) time.Duration {
+	b.used = max(0, b.used-now.Sub(b.last).Seconds()*float64(perSec))
+	b.last = now
+	b.used++
+	return time.Duration(max(0, b.used-4*float64(perSec)) / float64(perSec) * float64(time.Second))
+}
+
+// pool is a token bucket for many, with room for one second. The zero value is full.
+type pool struct {
+	mu   sync.Mutex
+	used float64
+	last time.Time
+}
+
+// take takes a token if there is one.
+func (p *pool) take(now time.Time, perSec int) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.used = max(0, p.used-now.Sub(p.last).Seconds()*float64(perSec))
+	p.last = now
+	if p.used+1 > float64(perSec) {
+		return false
+	}
+	p.used++
+	return true
+}

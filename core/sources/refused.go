@@ -1,0 +1,36 @@
+package sources
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/caplance/caplance/core"
+)
+
+// Refused returns why no backend can have a data IP. What is sent to an address
+// of the balancer's own comes back to it, and circles if it is a VIP's packet.
+func (s *Sources) Refused(data netip.Addr) error {
+	if is := core.Special(data); is != "" {
+		return fmt.Errorf("data IP %s is %s: no packet of the balancer's gets there", data, is)
+	}
+	for _, svc := range s.Store.Snapshot().Services.List {
+		if svc.VIP == data {
+			return fmt.Errorf("data IP %s is the VIP of service %s: its packets come to the balancer", data, svc.Name)
+		}
+	}
+	for _, a := range s.Net.Network().Addrs {
+		if a.Prefix.Addr() == data {
+			return fmt.Errorf("data IP %s is the balancer's own: an agent needs another machine, or a network namespace with an address of its own", data)
+		}
+		if a.Prefix.Contains(data) && isBroadcast(a.Prefix, data) {
+			return fmt.Errorf("data IP %s is the broadcast address of %s", data, a.Prefix.Masked())
+		}
+	}
+	return nil
+}
+
+// isBroadcast reports whether an address of an IPv4 network is the one for all
+// in it (RFC 919); networks of two addresses have none (RFC 3021).
+func isBroadcast(network netip.Prefix, a netip.Addr) bool {
+	return a.Is4() && network.Bits() < 31 && !network.Contains(a.Next())
+}
