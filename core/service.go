@@ -48,7 +48,8 @@ type Service struct {
 	// Panic is the share of backends, percent, below which their health is ignored: most
 	// checks fail together when the checks are wrong. 0: never.
 	Panic int
-	// MinBackends is how many have to take new flows for the service to be well.
+	// MinBackends is how many have to take new flows for the service to be well; its
+	// VIP is withdrawn from its link while they are fewer.
 	MinBackends int
 	Expected    []string // backends that should be registered
 

@@ -74,6 +74,28 @@ func (s *Snapshot) HasBackend(name string) (found bool) {
 	return found
 }
 
+// Withdrawn returns the VIPs on links that are not to be announced, each with the first
+// of its services that has fewer backends for new flows than its MinBackends. Before
+// backends have had the time to register there is none.
+func (s *Snapshot) Withdrawn() map[netip.Addr]*Service {
+	if !s.Settled {
+		return nil
+	}
+	var out map[netip.Addr]*Service
+	for _, svc := range s.Services.List {
+		if p := s.Pools.Of(svc.ID); p == nil || p.Eligible >= svc.MinBackends || svc.Leaving || out[svc.VIP] != nil {
+			continue
+		}
+		if v, ok := s.VIPs.Get(svc.VIP); ok && v.Link.Name != "lo" { // a router sends those of lo here
+			if out == nil {
+				out = map[netip.Addr]*Service{}
+			}
+			out[svc.VIP] = svc
+		}
+	}
+	return out
+}
+
 // ServiceSet is the services by ID and in the order of the configuration.
 type ServiceSet struct {
 	List   []*Service

@@ -158,23 +158,16 @@ policy = "round-robin"
 	}
 }
 
-// Backends that should be there and are not show as missing, fewer than min_backends
-// make the status red, and below panic_threshold failing checks are ignored.
+// Backends that should be there and are not show as missing, and below panic_threshold
+// failing checks are ignored.
 func TestMissingBackends(t *testing.T) {
 	c := prepare(t, cluster.Options{Backends: 2})
 	c.Backends[0].Config = "[[check]]\nservice = \"*\"\ntype = \"script\"\ncommand = [\"/bin/false\"]\ninterval = \"200ms\""
-	must(t, c.WriteServerConfig(c.ServerConfig("expected = [\"b1\", \"b2\"]\nmin_backends = 2\npanic_threshold = 40")))
+	must(t, c.WriteServerConfig(c.ServerConfig("expected = [\"b1\", \"b2\"]\npanic_threshold = 40")))
 	must(t, c.StartServer(t.Context()))
 	for _, b := range c.Backends {
 		must(t, b.StartAgent(t.Context()))
 	}
-	await(t, "a status that is red", func() error {
-		r, err := c.Control().Status(t.Context())
-		if err == nil && (r.Healthy || !strings.Contains(r.Summary, "fewer than its min_backends (2)")) {
-			err = fmt.Errorf("%v: %s", r.Healthy, r.Summary)
-		}
-		return err
-	})
 	awaitRow(t, c, "b1 unhealthy by its script", func(r api.BackendRow) bool {
 		return r.State == core.Unhealthy && strings.Contains(r.Reason, "script /bin/false: exit status 1")
 	})
@@ -192,6 +185,42 @@ func TestMissingBackends(t *testing.T) {
 	})
 	if out, code := ctl(t, "status", "-server", c.ServerSocket()); !strings.Contains(out, "service web4: so few of its backends are well that their health is ignored") {
 		t.Errorf("exit code %d: %s", code, out)
+	}
+}
+
+// A VIP with fewer backends than min_backends is taken off its link, so that nobody is
+// sent here; it is announced again when they are back.
+func TestWithdrawnVIP(t *testing.T) {
+	c := prepare(t, cluster.Options{Backends: 2})
+	must(t, c.WriteServerConfig(c.ServerConfig("min_backends = 2")))
+	must(t, c.StartServer(t.Context()))
+	must(t, c.Backends[0].StartAgent(t.Context()))
+	onLink := func(want bool, vip netip.Addr) error {
+		status, err := c.Control().Status(t.Context())
+		if err != nil {
+			return err
+		}
+		says := strings.Contains(strings.Join(status.Warnings, "\n"), "fewer than its min_backends (2): VIP "+vip.String()+" is withdrawn")
+		if has := strings.Contains(footprint(t, c, c.LB), vip.String()+"/"); has != want || says == want || status.Healthy != want {
+			return fmt.Errorf("address on the link: %v; healthy %v: %s", has, status.Healthy, status.Warnings)
+		}
+		return nil
+	}
+	for _, vip := range []netip.Addr{cluster.VIP4, cluster.VIP6} {
+		await(t, vip.String()+" withdrawn with one backend", func() error { return onLink(false, vip) })
+	}
+	must(t, c.Backends[1].StartAgent(t.Context()))
+	for _, vip := range []netip.Addr{cluster.VIP4, cluster.VIP6} {
+		await(t, vip.String()+" back with two", func() error { return onLink(true, vip) })
+		await(t, "a connection to "+vip.String(), func() error { _, err := httpGet(t, c, vip); return err })
+	}
+	must(t, c.Backends[1].StopAgent())
+	await(t, "withdrawn once more", func() error { return onLink(false, cluster.VIP4) })
+	out, code := ctl(t, "events", "-server", c.ServerSocket())
+	for _, want := range []string{"VIP withdrawn: too few backends take new flows", "VIP announced again"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("exit code %d: no event %q in %s", code, want, out)
+		}
 	}
 }
 

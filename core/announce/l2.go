@@ -59,8 +59,11 @@ type State []VIP
 
 // VIPsOf returns the VIPs of a snapshot, which neighbours are to know.
 func VIPsOf(s *core.Snapshot) *State {
-	out := State{}
+	out, withdrawn := State{}, s.Withdrawn()
 	for _, v := range s.VIPs.List {
+		if withdrawn[v.Addr] != nil {
+			continue
+		}
 		out = append(out, VIP{
 			VIP: v.Addr, Link: v.Link.Name, Index: v.Link.Index, MAC: MAC(v.Link.MAC), Up: v.Link.Up, Epoch: v.Link.Epoch,
 		})

@@ -59,6 +59,7 @@ type ServiceRow struct {
 	Eligible    int               `json:"eligible"`
 	Least       int               `json:"min_backends,omitempty"` // of those, by the configuration
 	Panic       bool              `json:"panic,omitempty"`        // too few are well: health is ignored
+	Withdrawn   bool              `json:"withdrawn,omitempty"`    // its VIP is, for want of backends
 	Flows       int64             `json:"flows"`
 	Picks       map[string]uint64 `json:"picks"`       // by core.Decision's name
 	Denied      uint64            `json:"denied"`      // packets of new flows, by the list of clients

@@ -38,6 +38,7 @@ func (d *Daemon) second() []task.Task {
 		task.New("liveness", d.fast.Liveness.Run),
 		task.New("offers", d.sources.FollowOffers),
 		task.New("settling", d.sources.Settle),
+		task.New("withdrawn VIPs", d.sources.FollowWithdrawn),
 		task.Every("slow start", time.Second, d.sources.Ramp),
 		task.Every("operator's orders", 200*time.Millisecond, d.admin.Sweep),
 		task.Every("leaving services", 500*time.Millisecond, d.reloader.EndLeaving),

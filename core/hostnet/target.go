@@ -22,10 +22,14 @@ type State struct {
 }
 
 // VIPsOf returns the VIPs of a snapshot on their links. One whose link is not
-// there is put on it when it comes.
+// there is put on it when it comes. One that is withdrawn is taken off, so that
+// the machine answers no ARP for it; its packets are captured all the same.
 func VIPsOf(s *core.Snapshot) *State {
-	out := &State{}
+	out, withdrawn := &State{}, s.Withdrawn()
 	for _, v := range s.VIPs.List {
+		if withdrawn[v.Addr] != nil {
+			continue
+		}
 		out.Addrs = append(out.Addrs, Addr{Link: v.Link.Name, Prefix: netip.PrefixFrom(v.Addr, v.Addr.BitLen())})
 	}
 	return out

@@ -156,6 +156,7 @@ var (
 	eligible    = describe("backends_eligible", "Backends that get new flows.", "service")
 
 	least          = describe("service_backends_min", "Backends that should take new flows, by min_backends.", "service")
+	withdrawn      = describe("service_withdrawn", "1 while the VIP is withdrawn for want of backends.", "service")
 	inPanic        = describe("service_panic", "1 while the health of the backends is ignored.", "service")
 	backendState   = describe("backend_state", "1 for the state that a backend is in.", "service", "backend", "state")
 	backendLoad    = describe("backend_load", "Pressure on the CPUs of a backend, percent, as its agent says (PSI, or load average per CPU).", "service", "backend")
@@ -213,6 +214,7 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		counter(refused, s.Limited, s.Name, "limited")
 		gauge(eligible, float64(s.Eligible), s.Name)
 		gauge(least, float64(s.Least), s.Name)
+		gauge(withdrawn, map[bool]float64{true: 1}[s.Withdrawn], s.Name)
 		gauge(inPanic, map[bool]float64{true: 1}[s.Panic], s.Name)
 	}
 	backends, _ := c.Backends(api.BackendFilter{}) // which everything passes

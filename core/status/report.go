@@ -103,9 +103,14 @@ func (m *Model) CountBackends(s *core.Snapshot) (backends, without int) {
 // short returns which services have fewer backends that take new flows than their
 // min_backends.
 func (m *Model) short(s *core.Snapshot) (out []string) {
+	withdrawn := s.Withdrawn()
 	s.Pools.Each(func(p *core.Pool) {
 		if p.Eligible < p.Service.MinBackends && !p.Service.Leaving {
-			out = append(out, fmt.Sprintf("service %s has %d backends that take new flows, fewer than its min_backends (%d)", p.Service.Name, p.Eligible, p.Service.MinBackends))
+			text := fmt.Sprintf("service %s has %d backends that take new flows, fewer than its min_backends (%d)", p.Service.Name, p.Eligible, p.Service.MinBackends)
+			if withdrawn[p.Service.VIP] != nil {
+				text += fmt.Sprintf(": VIP %v is withdrawn", p.Service.VIP)
+			}
+			out = append(out, text)
 		}
 	})
 	return out

@@ -87,13 +87,14 @@ func (m *Model) Services() []api.ServiceRow {
 	defer m.Fast.Hold()()
 	rows := []api.ServiceRow{}
 	snap := m.Store.Snapshot()
-	sums := m.sums()
+	sums, withdrawn := m.sums(), snap.Withdrawn()
 	for _, svc := range snap.Services.List {
 		pool := snap.Pools.Of(svc.ID)
 		st, _ := m.Manager.Stats(svc.Name)
 		row := api.ServiceRow{
 			Name: svc.Name, VIP: svc.VIP, Protocol: svc.Protocol(), Ports: svc.PortList(), Mode: svc.Mode.String(),
-			Policy: st.Policy, Backends: len(pool.Members), Eligible: pool.Eligible, Least: svc.MinBackends, Panic: pool.Panic, Picks: map[string]uint64{},
+			Policy: st.Policy, Backends: len(pool.Members), Eligible: pool.Eligible, Least: svc.MinBackends, Panic: pool.Panic,
+			Withdrawn: withdrawn[svc.VIP] != nil, Picks: map[string]uint64{},
 			Failures: st.Failures, Quarantined: st.Quarantined, LastError: st.LastError, Flows: m.OfService(svc.ID),
 		}
 		addPicks(row.Picks, pool, st.Picks[:], sums)
