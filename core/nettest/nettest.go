@@ -20,8 +20,8 @@ import (
 const Env = "CAPLANCE_REQUIRE_PRIVILEGED"
 
 // Missing ends the test because the machine lacks feature: a skip, or a
-// failure under Env. It and Unbuilt are the only places of the project that may
-// skip.
+// failure under Env. It, Unbuilt and OwnMachine are the only places of the project
+// that may skip.
 func Missing(t testing.TB, feature string) {
 	t.Helper()
 	if os.Getenv(Env) == "1" {
@@ -36,6 +36,16 @@ func Missing(t testing.TB, feature string) {
 func Unbuilt(t testing.TB, feature string) {
 	t.Helper()
 	t.Skipf("this kernel was built without %s", feature)
+}
+
+// OwnMachine demands a machine of which nothing else depends, for what no namespace
+// holds back: a VM, which tools/vm says by CAPLANCE_OWN_MACHINE=1. Elsewhere the test
+// is skipped, under Env too.
+func OwnMachine(t testing.TB) {
+	t.Helper()
+	if os.Getenv("CAPLANCE_OWN_MACHINE") != "1" {
+		t.Skip("needs a machine of its own: make vm")
+	}
 }
 
 // Root demands the privileges to change the network: CAP_NET_ADMIN and

@@ -145,7 +145,7 @@ work() {
         echo "$p"
     done >"$tree/vm/packages"
     {
-        printf 'export CAPLANCE_REQUIRE_PRIVILEGED=1 CAPLANCE_BIN=/vm/bin CAPLANCE_SLOW=%q\n' "$slow"
+        printf 'export CAPLANCE_REQUIRE_PRIVILEGED=1 CAPLANCE_OWN_MACHINE=1 CAPLANCE_BIN=/vm/bin CAPLANCE_SLOW=%q\n' "$slow"
         [ -z "${TYPE:-}" ] || printf 'export CAPLANCE_TYPE=%q\n' "$TYPE"
         [ -z "${MODE:-}" ] || printf 'export CAPLANCE_MODE=%q\n' "$MODE"
         printf 'run=%q e2e=%q skip=%q timeout=%q\n' "${RUN:-}" "${E2E:-}" "${SKIP:-}" "${limit}s"
