@@ -84,7 +84,7 @@ type raw struct {
 	BalancerNames []string       `toml:"balancer_names"`
 	ReadTimeout   string         `toml:"read_timeout"`
 	WriteTimeout  string         `toml:"write_timeout"`
-	Check         []rawCheck     `toml:"check"`
+	Check         []probe.Table  `toml:"check"`
 	Stop          string         `toml:"stop"`
 	StopTimeout   string         `toml:"stop_timeout"`
 	Control       string         `toml:"control"`

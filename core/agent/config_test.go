@@ -42,7 +42,7 @@ func TestExampleFile(t *testing.T) {
 			}
 		}
 	}
-	for f := range reflect.TypeFor[rawCheck]().Fields() {
+	for f := range reflect.TypeFor[probe.Table]().Fields() {
 		if key := f.Tag.Get("toml"); !strings.Contains(string(data), "\n"+key+" = ") {
 			t.Errorf("%s lacks check.%s", path, key)
 		}

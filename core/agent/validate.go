@@ -9,6 +9,7 @@ import (
 
 	"github.com/caplance/caplance/core/auth"
 	"github.com/caplance/caplance/core/config"
+	"github.com/caplance/caplance/core/probe"
 	"github.com/caplance/caplance/core/protocol"
 )
 
@@ -77,6 +78,18 @@ func (v *validator) networks(key string, list []string) (out []netip.Prefix) {
 			continue
 		}
 		out = append(out, p)
+	}
+	return out
+}
+
+// checks validates the [[check]] tables.
+func (v *validator) checks(raw []probe.Table) (out []probe.Spec) {
+	for i, r := range raw {
+		at := fmt.Sprintf("check[%d].", i)
+		if r.Service != "" && r.Service != probe.Whole && !protocol.ValidName(r.Service) {
+			v.failf(at+"service", "%q is not a service's name, or *", r.Service)
+		}
+		out = append(out, r.Spec(at, probe.Reader{Failf: v.failf, Duration: v.duration}))
 	}
 	return out
 }

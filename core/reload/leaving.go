@@ -13,7 +13,7 @@ import (
 // which answers them with resets.
 const resetGrace = 5 * time.Second
 
-// leaving is what is known of a service that the configuration has dropper.
+// leaving is what is known of a service that the configuration has dropped.
 type leaving struct {
 	since time.Time
 	idle  int // looks at it that found no flow, in a row
@@ -51,7 +51,7 @@ func (r *Reloader) EndLeaving(context.Context) error {
 	return nil
 }
 
-// forget ends a removed service for goor.
+// forget ends a removed service for good.
 func (r *Reloader) forget(svc *core.Service) {
 	revision, _ := r.Store.Update("removed service", func(dr *state.Draft) error {
 		dr.Forget(svc.ID)

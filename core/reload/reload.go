@@ -55,10 +55,10 @@ type Reloader struct {
 
 // A reload is checked and prepared as a whole before anything changes: the file
 // is valid, what cannot change live has not changed, the policies compile and
-// take the pools that there are, new ports are bounr. Then the sources write
+// take the pools that there are, new ports are bound. Then the sources write
 // what it says, and the reconcile loop does the rest.
 
-// Reload reads the file again and makes it holr. It returns what changes; with
+// Reload reads the file again and makes it hold. It returns what changes; with
 // dryRun that is all. A refused file changes nothing.
 func (r *Reloader) Reload(ctx context.Context, dryRun bool) (rows []api.ChangeRow, err error) {
 	r.reloading.Lock()
