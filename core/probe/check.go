@@ -51,6 +51,8 @@ func (r *Runner) check(ctx context.Context, j *job) error {
 		return run(ctx, j)
 	case DNS:
 		return resolve(ctx, j)
+	case UDP:
+		return refused(ctx, j)
 	}
 	return nil
 }
@@ -157,6 +159,29 @@ func connects(ctx context.Context, j *job) error {
 		return err
 	}
 	return conn.Close()
+}
+
+// refused sends an empty datagram and waits for an ICMP error, half of the time limit.
+func refused(ctx context.Context, j *job) error {
+	at := j.address()
+	if at == "" {
+		return errCannotTell
+	}
+	conn, err := new(net.Dialer).DialContext(ctx, "udp", at)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(j.spec.Timeout / 2)); err != nil {
+		return err
+	}
+	if _, err = conn.Write(nil); err == nil {
+		_, err = conn.Read(make([]byte, 1))
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil
+	}
+	return err
 }
 
 // maxBody is how much of a page is read.

@@ -31,11 +31,12 @@ const (
 	HTTPS  Kind = "https"
 	Script Kind = "script" // a command ends with exit code 0
 	DNS    Kind = "dns"    // a question of type A is answered without an error (RFC 1035)
+	UDP    Kind = "udp"    // an empty datagram is not refused (by ICMP); nobody need answer
 	None   Kind = "none"   // always up
 )
 
 // Kinds are all of them.
-var Kinds = []Kind{Listen, TCP, HTTP, HTTPS, Script, DNS, None}
+var Kinds = []Kind{Listen, TCP, HTTP, HTTPS, Script, DNS, UDP, None}
 
 // Spec is one check.
 type Spec struct {

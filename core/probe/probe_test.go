@@ -120,7 +120,7 @@ func TestListenBoth(t *testing.T) {
 func TestAllPorts(t *testing.T) {
 	to := target(80)
 	to.Ports = []core.PortRange{core.AllPorts}
-	for _, kind := range []Kind{Listen, TCP, HTTP, DNS} {
+	for _, kind := range []Kind{Listen, TCP, HTTP, DNS, UDP} {
 		wants(t, once(t, Spec{Kind: kind, Query: "x"}, to), "cannot tell")
 	}
 }
@@ -262,6 +262,18 @@ func TestDNS(t *testing.T) {
 			wants(t, once(t, Spec{Kind: DNS, Query: query}, target(port, proto)), want)
 		}
 	}
+}
+
+// A datagram to a port that nobody has is refused; who has one need not answer.
+func TestUDP(t *testing.T) {
+	nettest.NetNS(t)
+	silent, err := net.ListenPacket("udp", "127.0.0.1:53")
+	if err != nil {
+		t.Fatal(err)
+	}
+	wants(t, once(t, Spec{Kind: UDP}, target(53, core.ProtoUDP)), "")
+	silent.Close()
+	wants(t, once(t, Spec{Kind: UDP}, target(53, core.ProtoUDP)), "connection refused")
 }
 
 // fake is a check whose result a test sets.
