@@ -86,6 +86,10 @@ type Backend struct {
 
 	Mode Mode // how packets get to it; zero: as each service says
 
+	// Static says that the configuration names it, for one service: it has no agent. Its
+	// packets go as Mode says or not at all.
+	Static bool
+
 	// Down are its services that its agent found not to work, ordered by name.
 	Down []Down
 
@@ -108,10 +112,18 @@ func (b Backend) WithPath(p *Path) Backend {
 	return b
 }
 
+// CompareBackends orders backends by name, those of one name by their service.
+func CompareBackends(a, b *Backend) int {
+	if c := cmp.Compare(a.Name, b.Name); c != 0 || !a.Static || !b.Static {
+		return c
+	}
+	return cmp.Compare(a.Services[0], b.Services[0])
+}
+
 // ModeIn returns how packets of a service get to the backend. Direct mode needs a
 // backend on our link with a data IP of the VIP's family, the tunnel neither.
 func (b *Backend) ModeIn(s *Service) Mode {
-	if cmp.Or(b.Mode, s.Mode) == ModeDirect && b.OnLink && b.Addr.Is4() == s.VIP.Is4() {
+	if cmp.Or(b.Mode, s.Mode) == ModeDirect && (b.Static || b.OnLink && b.Addr.Is4() == s.VIP.Is4()) {
 		return ModeDirect
 	}
 	return ModeTunnel

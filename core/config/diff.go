@@ -34,8 +34,9 @@ func (c Change) String() string {
 
 // Diff returns what differs between two configurations: the keys in the order
 // of the reference file, then the services that are removed, then those that are
-// changed or added in the order of the new file, and the agents likewise. Services
-// and agents are the same if their names are; their order means nothing.
+// changed or added in the order of the new file, and backends and agents likewise. Services
+// and agents are the same if their names are, backends if their service's is, too; their
+// order means nothing.
 func Diff(old, next *Server) (changes []Change) {
 	changes = diffValues("", old.values(), next.values())
 	for i, c := range changes {
@@ -43,7 +44,41 @@ func Diff(old, next *Server) (changes []Change) {
 		changes[i].Live = changes[i].Why == ""
 	}
 	changes = append(changes, diffServices(old.Services, next.Services)...)
+	changes = append(changes, diffStatics(old.Static, next.Static)...)
 	return append(changes, diffAgents(old.Known, next.Known, next.Registry.Auth)...)
+}
+
+// diffStatics compares the backends of services that both configurations have: those
+// of others come and go with them.
+func diffStatics(old, next []StaticBackend) (changes []Change) {
+	find := func(list []StaticBackend, b *StaticBackend) *StaticBackend {
+		i, ok := slices.BinarySearchFunc(list, b, func(o StaticBackend, b *StaticBackend) int { return core.CompareBackends(&o.Backend, &b.Backend) })
+		if !ok {
+			return nil
+		}
+		return &list[i]
+	}
+	key := func(b *StaticBackend) string {
+		return fmt.Sprintf("service %q.backend %q", b.Backend.Services[0], b.Backend.Name)
+	}
+	for i := range old {
+		if b := &old[i]; find(next, b) == nil {
+			changes = append(changes, Change{Key: key(b), From: b.Backend.Addr.String(), Live: true, Why: "its flows are placed anew"})
+		}
+	}
+	for i := range next {
+		b := &next[i]
+		before := find(old, b)
+		if before == nil {
+			changes = append(changes, Change{Key: key(b), To: b.Backend.Addr.String(), Live: true})
+			continue
+		}
+		for _, c := range diffValues(key(b)+".", staticValues(before), staticValues(b)) {
+			c.Live = true
+			changes = append(changes, c)
+		}
+	}
+	return changes
 }
 
 func diffAgents(old, next []auth.Agent, by Auth) (changes []Change) {

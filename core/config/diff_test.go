@@ -142,7 +142,7 @@ func TestDiffKnowsEveryField(t *testing.T) {
 
 // notInTheFile is what the configuration does not decide.
 var notInTheFile = map[string]bool{
-	"Service.Clients": true, "ClientFile.Sum": true, "Service.ID": true, "Service.Leaving": true, "Server.Services": true, "Server.Known": true, "Server.doc": true,
+	"Service.Clients": true, "ClientFile.Sum": true, "Service.ID": true, "Service.Leaving": true, "Server.Services": true, "Server.Known": true, "Server.Static": true, "Server.doc": true,
 }
 
 // walk shows the paths of the leaves of a type.
@@ -223,6 +223,9 @@ func TestReloadTable(t *testing.T) {
 	}
 	for _, v := range serviceValues(cfg.Services[0]) {
 		live["service."+v.key] = true
+	}
+	for _, v := range staticValues(&StaticBackend{}) {
+		live["service.backend."+v.key] = true
 	}
 	for _, v := range agentValues(&auth.Agent{}) {
 		live["agent."+v.key] = true

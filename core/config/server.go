@@ -28,6 +28,7 @@ type Server struct {
 	Metrics            string          // host:port for Prometheus, "" for none
 	MetricsConnections int             // connections there at once
 	Services           []*core.Service // in the order of the file, their IDs zero
+	Static             []StaticBackend // of all services, in the order of core.CompareBackends
 	Known              []auth.Agent    // in the order of the file; the agents that may register with AuthKeys and AuthCA
 
 	doc *Document // where the keys stand; nil when it was not read from a file
@@ -218,6 +219,7 @@ func ParseServer(path string, data []byte) (*Server, error) {
 		Known:              v.agents(raw.Agent, raw.Service, Auth(raw.Registry.Auth)),
 		doc:                doc,
 	}
+	cfg.Static = v.statics(raw.Service, cfg.Services)
 	v.fail(raw.Log.Check(doc, "log"))
 	v.fail(raw.Sandbox.Check(doc, "sandbox"))
 	v.conflicts(cfg)

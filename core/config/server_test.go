@@ -69,7 +69,7 @@ func TestParseServerRefuses(t *testing.T) {
 	tests := []struct{ name, in, want string }{
 		{"nothing", "", "c.toml: service: at least one [[service]] is needed"},
 		{"unknown key", "oops = 1\n" + minimal, "c.toml:1: oops: unknown key (allowed here: agent, control, control_clients, control_group, control_read_group, datapath, log"},
-		{"unknown key in a service", minimal + "vipp = 1", "c.toml:5: service[0].vipp: unknown key (allowed in [service]: allow, allow_file, deny, deny_file, expected, icmp_echo, max_new_flows, max_upcalls, min_backends, mode, name"},
+		{"unknown key in a service", minimal + "vipp = 1", "c.toml:5: service[0].vipp: unknown key (allowed in [service]: allow, allow_file, backend, deny, deny_file, expected, icmp_echo, max_new_flows, max_upcalls, min_backends, mode, name"},
 		{"bad VIP", "[[service]]\nname = \"a\"\nvip = \"192.0.2.300\"", `c.toml:3: service[0].vip: "192.0.2.300" is not an address that can be a VIP`},
 		{"broadcast VIP", "[[service]]\nname = \"a\"\nvip = \"255.255.255.255\"", `c.toml:3: service[0].vip: "255.255.255.255" is not an address that can be a VIP`},
 		{"loopback VIP", "[[service]]\nname = \"a\"\nvip = \"127.0.0.1\"", `c.toml:3: service[0].vip`},

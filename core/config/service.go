@@ -41,6 +41,8 @@ type rawService struct {
 	AllowFile string   `toml:"allow_file"`
 	DenyFile  string   `toml:"deny_file"`
 
+	Backends []rawBackend `toml:"backend"`
+
 	NewFlows int  `toml:"max_new_flows"`
 	Source4  *int `toml:"source_prefix_ipv4"`
 	Source6  *int `toml:"source_prefix_ipv6"`

@@ -158,6 +158,18 @@ func serviceValues(s *core.Service) []value {
 	}
 }
 
+// staticValues returns every key of a [[service.backend]] but its name.
+func staticValues(b *StaticBackend) []value {
+	return []value{
+		{"address", quote(b.Backend.Addr)},
+		{"mode", quote(b.Backend.Mode)},
+		{"weight", number(b.Backend.Weight)},
+		{"priority", number(b.Backend.Priority)},
+		{"max_flows", number(b.Backend.MaxFlows)},
+		{"check", b.Check.String()},
+	}
+}
+
 // agentValues returns every key of an [[agent]] but its name.
 func agentValues(a *auth.Agent) []value {
 	return []value{

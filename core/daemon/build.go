@@ -126,7 +126,7 @@ func (d *Daemon) bind(ctx context.Context, cfg *config.Server, opened *undo.Stac
 	d.sources.Registry = d.registry
 	d.metrics = metrics.New(d.model)
 	d.reloader = &reload.Reloader{
-		Load: d.load, Server: &d.cfg, Store: d.store, Policies: d.policies, Registry: d.registry, Settings: d.sources.RegistrySettings,
+		Load: d.load, Server: &d.cfg, Store: d.store, Policies: d.policies, Registry: d.registry, Settings: d.sources.RegistrySettings, Static: d.sources.SetStatic,
 		Metrics: d.metrics, Loop: d.loop, Sink: d.sink, FlowsOf: d.model.OfService, Log: d.log,
 	}
 	if err := d.registry.Listen(ctx); err != nil {
@@ -158,6 +158,7 @@ func (d *Daemon) speak(cfg *config.Server, queues int) error {
 		dr.SetSettings(*cfg.Settings(queues))
 		dr.SetLinks(cfg.Datapath.Links)
 		dr.SetNetwork(d.net.Network(), nil)
+		d.sources.SetStatic(dr, cfg)
 		dr.Done(sources.Config)
 		dr.Done(sources.Network)
 		return dr.SetServices(cfg.Services)

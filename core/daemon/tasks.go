@@ -29,23 +29,19 @@ func (d *Daemon) first() []task.Task {
 
 // second returns those that let others in, once it is so.
 func (d *Daemon) second() []task.Task {
-	return []task.Task{
+	return append(d.sources.Tasks(),
 		d.registry,
 		task.New("control", d.control.Run),
 		task.New("metrics", d.metrics.Run),
 		task.New("predecessor", func(ctx context.Context) error { return d.saved.Await(ctx, d.cfg.Load().Registry.Rejoin) }),
 		task.New("garbage collection", d.fast.Collect),
 		task.New("liveness", d.fast.Liveness.Run),
-		task.New("offers", d.sources.FollowOffers),
-		task.New("settling", d.sources.Settle),
-		task.New("withdrawn VIPs", d.sources.FollowWithdrawn),
-		task.Every("slow start", time.Second, d.sources.Ramp),
 		task.Every("operator's orders", 200*time.Millisecond, d.admin.Sweep),
 		task.Every("leaving services", 500*time.Millisecond, d.reloader.EndLeaving),
 		task.New("saved state file", d.saved.Run),
 		task.Every("surplus queues", 5*time.Second, d.workers.Retire),
 		task.Every("certificates", time.Hour, d.reminder()),
-	}
+	)
 }
 
 // runTasks runs everything until ctx ends or a task fails. started reports

@@ -66,7 +66,11 @@ func (j *job) address() string {
 	if len(ports) == 0 {
 		return ""
 	}
-	return netip.AddrPortFrom(j.target.VIP, ports[0]).String()
+	at := j.target.VIP
+	if j.target.Addr.IsValid() {
+		at = j.target.Addr
+	}
+	return netip.AddrPortFrom(at, ports[0]).String()
 }
 
 // asker is a socket for all checks of who listens.
@@ -233,6 +237,9 @@ func run(ctx context.Context, j *job) error {
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 100 * time.Millisecond // for the output of a child that stays
 	cmd.Env = append(os.Environ(), "CAPLANCE_SERVICE="+j.target.Service, "CAPLANCE_ADDRESS="+j.address())
+	if j.target.Backend != "" {
+		cmd.Env = append(cmd.Env, "CAPLANCE_BACKEND="+j.target.Backend)
+	}
 	if j.target.VIP.IsValid() {
 		cmd.Env = append(cmd.Env, "CAPLANCE_VIP="+j.target.VIP.String())
 	}

@@ -43,6 +43,7 @@ type Spec struct {
 	// Service is whose check it is; "": of every service that has none of its own, Whole:
 	// of the backend.
 	Service string
+	Backend string // whose it is, where one process checks several; "": this machine
 	Kind    Kind
 	Address string // host:port; "": the VIP, and its service's first port
 
@@ -55,6 +56,29 @@ type Spec struct {
 	Timeout      time.Duration
 	Rise, Fall   int // results in a row that turn it up and down
 	VerifyServer bool
+}
+
+// String returns what the check does, for those who compare two.
+func (s *Spec) String() string {
+	words := []string{string(s.Kind)}
+	add := func(key, value string) {
+		if value != "" {
+			words = append(words, fmt.Sprintf("%s %q", key, value))
+		}
+	}
+	add("address", s.Address)
+	if s.Kind == HTTP || s.Kind == HTTPS {
+		add("path", s.Path)
+		add("host", s.Host)
+		add("status", fmt.Sprintf("%d-%d", s.Status.First, s.Status.Last))
+		add("body", s.Body)
+	}
+	if s.VerifyServer {
+		words = append(words, "verify")
+	}
+	add("command", strings.Join(s.Command, " "))
+	add("query", s.Query)
+	return strings.Join(append(words, fmt.Sprintf("every %s, at most %s, rise %d, fall %d", s.Interval, s.Timeout, s.Rise, s.Fall)), ", ")
 }
 
 // whole reports whether the check is of the backend as a whole.
@@ -85,9 +109,19 @@ func ParseStatus(s string) (Status, error) {
 // Target is a service that the backend serves.
 type Target struct {
 	Service string
+	Backend string // as in Spec
 	VIP     netip.Addr
+	Addr    netip.Addr // of the backend; invalid: it is asked at the VIP
 	Ports   []core.PortRange
 	Protos  []uint8
+}
+
+// Key returns what Down calls a service at a backend.
+func Key(backend, service string) string {
+	if backend == "" {
+		return service
+	}
+	return backend + " " + service // no name has a space
 }
 
 // Whole stands for all services: no service has that name.

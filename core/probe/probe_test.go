@@ -29,7 +29,7 @@ var quiet = slog.New(slog.DiscardHandler)
 
 // target is a service at a port of loopback.
 func target(port uint16, protos ...uint8) Target {
-	return Target{"web", netip.MustParseAddr("127.0.0.1"), []core.PortRange{{First: port, Last: port}}, protos}
+	return Target{Service: "web", VIP: netip.MustParseAddr("127.0.0.1"), Ports: []core.PortRange{{First: port, Last: port}}, Protos: protos}
 }
 
 // once returns the result of one check, "" if it is well.

@@ -29,7 +29,7 @@ type Runner struct {
 type job struct {
 	spec    Spec
 	target  Target
-	service string // whose state it is: Whole or a service
+	service string // whose state it is: Whole or a Key
 	cancel  context.CancelFunc
 	done    chan struct{}
 
@@ -92,25 +92,25 @@ func jobsFor(specs []Spec, targets []Target) map[string]*job {
 		}
 	}
 	for _, t := range targets {
-		own := slices.Collect(specsOf(specs, t.Service))
+		own := slices.Collect(specsOf(specs, t.Backend, t.Service))
 		if len(own) == 0 {
-			own = slices.Collect(specsOf(specs, ""))
+			own = slices.Collect(specsOf(specs, t.Backend, ""))
 		}
 		if len(own) == 0 {
 			own = []Spec{Default()}
 		}
 		for _, s := range own {
-			add(s, t, t.Service)
+			add(s, t, Key(t.Backend, t.Service))
 		}
 	}
 	return jobs
 }
 
-// specsOf returns the checks that name a service, "" for those of any.
-func specsOf(specs []Spec, service string) func(func(Spec) bool) {
+// specsOf returns a backend's checks that name a service, "" for those of any.
+func specsOf(specs []Spec, backend, service string) func(func(Spec) bool) {
 	return func(yield func(Spec) bool) {
 		for _, s := range specs {
-			if s.Service == service && !yield(s) {
+			if s.Backend == backend && s.Service == service && !yield(s) {
 				return
 			}
 		}
@@ -251,15 +251,21 @@ func (r *Runner) note(j *job, err error) {
 }
 
 func (r *Runner) tell(j *job, up bool, why string) {
-	what := j.service
+	log, what := r.log, j.spec.Service
+	if j.target.Service != "" {
+		what = j.target.Service
+	}
 	if what == Whole {
 		what = "the whole backend"
 	}
+	if j.target.Backend != "" {
+		log = log.With("backend", j.target.Backend)
+	}
 	switch {
 	case !up:
-		r.log.Warn("check failed: no new flows come", "service", what, "why", why)
+		log.Warn("check failed: no new flows come", "service", what, "why", why)
 	case j.known:
-		r.log.Info("check succeeds again", "service", what, "check", j.what())
+		log.Info("check succeeds again", "service", what, "check", j.what())
 	}
 }
 

@@ -60,7 +60,7 @@ func (s *session) mayRegister(req protocol.Request) error {
 			return fmt.Errorf("service %s is not configured (there are: %s)", name, strings.Join(there, ", "))
 		}
 	}
-	return s.r.cfg.refused(req.Addr)
+	return s.r.cfg.refused(req.Name, req.Addr)
 }
 
 // permitted returns a REGISTER as the balancer allows it to the agent that has
@@ -174,7 +174,7 @@ func (s *session) admit(ctx context.Context) error {
 	set := s.r.settings.Load()
 	req, owner, err := s.permitted(s.req) // since REGISTER
 	if err == nil {
-		err = s.r.cfg.refused(req.Addr)
+		err = s.r.cfg.refused(req.Name, req.Addr)
 	}
 	if err != nil {
 		s.nonce = ""

@@ -12,12 +12,12 @@ import (
 	"github.com/caplance/caplance/core/protocol"
 )
 
-// refused returns why nobody can have a data IP, nil if somebody can.
-func (c *Config) refused(addr netip.Addr) error {
+// refused returns why nobody can have a name or a data IP, nil if somebody can.
+func (c *Config) refused(name string, addr netip.Addr) error {
 	if c.Refused == nil {
 		return nil
 	}
-	return c.Refused(addr)
+	return c.Refused(name, addr)
 }
 
 // Recheck has those deregistered soon whose data IP is refused by now, or whose
@@ -35,7 +35,7 @@ func (r *Registry) evict(ctx context.Context) {
 	set, owned := r.settings.Load(), map[string]int{}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		e := all[name]
-		reason := r.cfg.refused(e.backend.Addr)
+		reason := r.cfg.refused(name, e.backend.Addr)
 		if reason == nil {
 			reason = set.forbids(&e.backend, e.owner, owned[e.owner.agent])
 		}

@@ -14,7 +14,7 @@ func TestRefusedDataIP(t *testing.T) {
 	bubble(t, func(t *testing.T, w *testbed) {
 		var ours atomic.Value
 		ours.Store("10.0.0.1")
-		w.r.cfg.Refused = func(a netip.Addr) error {
+		w.r.cfg.Refused = func(_ string, a netip.Addr) error {
 			if a == netip.MustParseAddr(ours.Load().(string)) {
 				return errors.New("data IP is ours")
 			}

@@ -36,10 +36,10 @@ type Config struct {
 	// every HEALTH, which carries to the agent what has changed, and after
 	// Offers. It must not wait for a session.
 	Offer func(core.Backend) Offer
-	// Refused returns why nobody can have a data IP: the balancer has it itself,
-	// or packets do not get there. It must be quick. After a change in what it
-	// says comes Recheck. nil refuses none.
-	Refused func(data netip.Addr) error
+	// Refused returns why nobody can have a name or a data IP: the configuration has
+	// the name, the balancer the address itself, or packets do not get there. It must
+	// be quick. After a change in what it says comes Recheck. nil refuses none.
+	Refused func(name string, data netip.Addr) error
 	// Admin returns what an agent is told of the operator's orders for its backend,
 	// a word, "" for nothing; nil: nothing. It must be quick.
 	Admin func(backend string) string

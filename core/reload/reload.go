@@ -42,6 +42,7 @@ type Reloader struct {
 	Policies *manager.Manager
 	Registry *registry.Registry
 	Settings func(*config.Server) registry.Settings
+	Static   func(*state.Draft, *config.Server) // sources.SetStatic
 	Metrics  *metrics.Server
 	Workers  *workers.Set
 	Loop     *reconcile.Loop[core.Snapshot]
@@ -202,6 +203,7 @@ func (r *Reloader) commit(ctx context.Context, next *config.Server, policies fun
 	revision, err := r.Store.Update(sources.Config, func(dr *state.Draft) error {
 		dr.SetSettings(settings)
 		dr.SetLinks(next.Datapath.Links)
+		r.Static(dr, next)
 		return dr.SetServices(next.Services)
 	})
 	errs = append(errs, err)

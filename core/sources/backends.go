@@ -67,17 +67,13 @@ func (s *Sources) Apply(list []core.Backend) uint64 {
 	for i := range list {
 		addrs[i] = list[i].Addr
 	}
-	s.Net.Watch(addrs)
+	s.static.mu.Lock()
+	s.static.agents = addrs
+	s.watch()
+	s.static.mu.Unlock()
 	revision, err := s.Store.Update("registry", func(dr *state.Draft) error {
 		for _, a := range addrs {
-			if dr.HasPath(a) {
-				continue
-			}
-			if p, err := s.path(a); err == nil {
-				dr.SetPath(a, p)
-			} else {
-				s.Log.Warn("backend unroutable", "addr", a, "err", err)
-			}
+			s.setPath(dr, a)
 		}
 		dr.SetBackends(list)
 		return nil
@@ -88,9 +84,9 @@ func (s *Sources) Apply(list []core.Backend) uint64 {
 	return revision
 }
 
-// FollowOffers has the registry tell agents when the services change what they
+// followOffers has the registry tell agents when the services change what they
 // are to set up. followNetwork does so when their paths change.
-func (s *Sources) FollowOffers(ctx context.Context) error {
+func (s *Sources) followOffers(ctx context.Context) error {
 	changed := make(chan struct{}, 1)
 	last := s.Store.Snapshot().Services
 	s.Store.Notify(func(snap *core.Snapshot) {

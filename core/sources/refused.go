@@ -3,13 +3,18 @@ package sources
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/caplance/caplance/core"
+	"github.com/caplance/caplance/core/config"
 )
 
-// Refused returns why no backend can have a data IP. What is sent to an address
-// of the balancer's own comes back to it, and circles if it is a VIP's packet.
-func (s *Sources) Refused(data netip.Addr) error {
+// Refused returns why no agent's backend can have a name or a data IP. What is sent to
+// an address of the balancer's own comes back to it, and circles if it is a VIP's packet.
+func (s *Sources) Refused(name string, data netip.Addr) error {
+	if slices.ContainsFunc(s.Server().Static, func(b config.StaticBackend) bool { return b.Backend.Name == name }) {
+		return fmt.Errorf("backend %s is in the balancer's configuration ([[service.backend]]), without an agent: take it out there, or take another name", name)
+	}
 	if is := core.Special(data); is != "" {
 		return fmt.Errorf("data IP %s is %s: no packet of the balancer's gets there", data, is)
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/caplance/caplance/core"
+	"github.com/caplance/caplance/core/config"
 	"github.com/caplance/caplance/core/netmon"
 	"github.com/caplance/caplance/core/nettest"
 	"github.com/caplance/caplance/core/state"
@@ -31,7 +32,8 @@ func TestRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer net.Close()
-	s := &Sources{Store: state.New(log), Net: net, Log: log}
+	cfg := &config.Server{}
+	s := &Sources{Server: func() *config.Server { return cfg }, Store: state.New(log), Net: net, Log: log}
 	vips := func(list ...string) {
 		services := make([]*core.Service, len(list))
 		for i, vip := range list {
@@ -50,13 +52,17 @@ func TestRefused(t *testing.T) {
 		"127.0.0.1":  "is a loopback address", "169.254.0.9": "is a link-local address", "fe80::9": "is a link-local address",
 		"255.255.255.255": "is the broadcast address", "250.0.0.1": "is a reserved address",
 	} {
-		got := s.Refused(netip.MustParseAddr(addr))
+		got := s.Refused("web1", netip.MustParseAddr(addr))
 		if (want == "") != (got == nil) || got != nil && !strings.Contains(got.Error(), "data IP "+addr+" "+want) {
 			t.Errorf("%s: %v, want %q", addr, got, want)
 		}
 	}
 	vips("192.0.2.1", "192.0.2.2")
-	if s.Refused(netip.MustParseAddr("192.0.2.2")) == nil {
+	if s.Refused("web1", netip.MustParseAddr("192.0.2.2")) == nil {
 		t.Error("a VIP that came later is not refused")
+	}
+	cfg = &config.Server{Static: []config.StaticBackend{{Backend: core.Backend{Name: "old1"}}}}
+	if err := s.Refused("old1", netip.MustParseAddr("10.0.0.2")); err == nil || !strings.Contains(err.Error(), "is in the balancer's configuration") {
+		t.Errorf("a static backend's name: %v", err)
 	}
 }

@@ -1,6 +1,6 @@
 // Package sources writes into the state what others say: the registry its
-// backends, the network monitor how packets get to them, the clock how far a slow
-// start is. It tells the registry in turn what agents are to set up.
+// backends, the configuration those without an agent and checks how they are, the
+// network monitor how packets get to them, the clock how far a slow start is. It tells the registry in turn what agents are to set up.
 //
 //	s := &sources.Sources{Store: store, Net: monitor, …}
 //	reg := registry.New(registry.Config{Offer: s.Offer, Apply: s.Apply, …})
@@ -19,6 +19,7 @@ import (
 	"github.com/caplance/caplance/core/netmon"
 	"github.com/caplance/caplance/core/registry"
 	"github.com/caplance/caplance/core/state"
+	"github.com/caplance/caplance/core/task"
 )
 
 // The names of the sources that have to speak before anything is pruned, beside
@@ -37,6 +38,20 @@ type Sources struct {
 	Agents   func(*config.Server) []auth.Agent // who may register; nil: whom the configuration lists
 	Moved    func()                            // called when links or addresses may have changed
 	Log      *slog.Logger
+
+	static static
+}
+
+// Tasks returns what follows the others, once the machine is as the state says.
+// FollowNetwork runs from the start.
+func (s *Sources) Tasks() []task.Task {
+	return []task.Task{
+		task.New("offers", s.followOffers),
+		task.New("settling", s.settle),
+		task.New("static backends", s.followStatic),
+		task.New("withdrawn VIPs", s.followWithdrawn),
+		task.Every("slow start", time.Second, s.ramp),
+	}
 }
 
 // FollowNetwork writes what the network monitor sees into the state.
@@ -77,9 +92,9 @@ func (s *Sources) FollowNetwork(ctx context.Context) error {
 // has started again.
 const settleTime = 5 * time.Second
 
-// Settle writes into the state when backends have had the time to register: until
+// settle writes into the state when backends have had the time to register: until
 // then a service without any waits for its first.
-func (s *Sources) Settle(ctx context.Context) error {
+func (s *Sources) settle(ctx context.Context) error {
 	timer := time.NewTimer(s.Server().Registry.Rejoin + settleTime)
 	defer timer.Stop()
 	select {
@@ -94,8 +109,8 @@ func (s *Sources) Settle(ctx context.Context) error {
 	return err
 }
 
-// Ramp brings slow starts up to date.
-func (s *Sources) Ramp(context.Context) error {
+// ramp brings slow starts up to date.
+func (s *Sources) ramp(context.Context) error {
 	_, err := s.Store.Update("slow start", func(dr *state.Draft) error {
 		dr.Ramp()
 		return nil

@@ -7,9 +7,9 @@ import (
 	"github.com/caplance/caplance/core"
 )
 
-// FollowWithdrawn logs which VIPs are withdrawn and which are announced again, until
+// followWithdrawn logs which VIPs are withdrawn and which are announced again, until
 // ctx ends, which is no error.
-func (s *Sources) FollowWithdrawn(ctx context.Context) error {
+func (s *Sources) followWithdrawn(ctx context.Context) error {
 	changed := make(chan struct{}, 1)
 	s.Store.Notify(func(*core.Snapshot) {
 		select {

@@ -1,9 +1,11 @@
 package state
 
 import (
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/caplance/caplance/core"
@@ -125,7 +127,7 @@ func (s *Store) derivePools(was, next *core.Snapshot, in *inputs, d *Draft) *cor
 	b := &builder{s: s, in: in, now: time.Now(), pools: map[core.ServiceID]*core.Pool{}, was: was.Pools}
 	var changed []*core.Backend
 	if d.touched.backends {
-		full := withPaths(in.backends, in.paths)
+		full := withPaths(merge(in.backends, in.static), in.paths)
 		changed = changedBackends(s.full, full)
 		s.full = full
 	}
@@ -180,6 +182,20 @@ func (s *Store) finish(p *core.Pool, in *inputs) *core.Pool {
 // smallest that every IPv6 link has.
 var unknownPath = core.Path{MTU: 1280 - 48, LinkMTU: 1280}
 
+// merge returns the backends of agents and of the configuration, in their order.
+func merge(agents, static []core.Backend) []core.Backend {
+	if len(static) == 0 {
+		return agents
+	}
+	out := slices.DeleteFunc(slices.Clone(agents), func(b core.Backend) bool {
+		_, taken := slices.BinarySearchFunc(static, b.Name, func(s core.Backend, name string) int { return strings.Compare(s.Name, name) })
+		return taken
+	})
+	out = append(out, static...)
+	slices.SortFunc(out, func(a, b core.Backend) int { return core.CompareBackends(&a, &b) })
+	return out
+}
+
 func withPaths(list []core.Backend, paths map[netip.Addr]*core.Path) []core.Backend {
 	out := make([]core.Backend, len(list))
 	for i, b := range list {
@@ -188,20 +204,36 @@ func withPaths(list []core.Backend, paths map[netip.Addr]*core.Path) []core.Back
 			p = &unknownPath
 		}
 		out[i] = b.WithPath(p)
+		if why := astray(&out[i], p); why != "" {
+			out[i].State, out[i].Reason = core.Unreachable, why
+		}
 	}
 	return out
 }
 
+// astray returns why no packet gets to a static backend the way that it is to take; an
+// agent's goes another one, or its proofs say so.
+func astray(b *core.Backend, p *core.Path) string {
+	switch {
+	case !b.Static:
+	case p == &unknownPath:
+		return fmt.Sprintf("no route to %v", b.Addr)
+	case b.Mode == core.ModeDirect && !p.OnLink(b.Addr):
+		return fmt.Sprintf("%v is behind %v: mode direct needs a backend on a link of the balancer's", b.Addr, p.NextHop)
+	}
+	return ""
+}
+
 // changedBackends returns those that came, left or changed, as they were and
-// as they are. Both lists are ordered by name.
+// as they are. Both lists are in the order of core.CompareBackends.
 func changedBackends(was, now []core.Backend) (out []*core.Backend) {
 	i, j := 0, 0
 	for i < len(was) || j < len(now) {
 		switch {
-		case j == len(now) || i < len(was) && was[i].Name < now[j].Name:
+		case j == len(now) || i < len(was) && core.CompareBackends(&was[i], &now[j]) < 0:
 			out = append(out, &was[i])
 			i++
-		case i == len(was) || now[j].Name < was[i].Name:
+		case i == len(was) || core.CompareBackends(&now[j], &was[i]) < 0:
 			out = append(out, &now[j])
 			j++
 		default:
@@ -218,7 +250,7 @@ func sameBackend(a, b *core.Backend) bool {
 	return a.Addr == b.Addr && slices.Equal(a.Services, b.Services) && (a.Services == nil) == (b.Services == nil) &&
 		a.Weight == b.Weight && a.State == b.State && a.Since.Equal(b.Since) && a.MaxFlows == b.MaxFlows &&
 		a.Priority == b.Priority && a.Zone == b.Zone && a.Label == b.Label && a.KernelDecap == b.KernelDecap && a.FoldsECN == b.FoldsECN && a.Tells == b.Tells &&
-		a.Mode == b.Mode && a.Path == b.Path && a.Reason == b.Reason && a.Vitals == b.Vitals && a.Narrow == b.Narrow && slices.Equal(a.Down, b.Down) &&
+		a.Mode == b.Mode && a.Static == b.Static && a.Path == b.Path && a.Reason == b.Reason && a.Vitals == b.Vitals && a.Narrow == b.Narrow && slices.Equal(a.Down, b.Down) &&
 		slices.Equal(a.VIPs, b.VIPs) && (a.VIPs == nil) == (b.VIPs == nil)
 }
 

@@ -18,7 +18,8 @@ type inputs struct {
 	settings *core.Settings
 	settled  bool
 	links    []string // names; empty: every Ethernet link with an address
-	backends []core.Backend
+	backends []core.Backend // of agents
+	static   []core.Backend // that the configuration names
 	admin    core.AdminSet
 	network  *netmon.Network
 	paths    map[netip.Addr]*core.Path
@@ -159,6 +160,12 @@ func (d *Draft) SetBackends(list []core.Backend) {
 	d.in.backends, d.touched.backends = slices.Clone(list), true
 }
 
+// SetStatic sets which backends the configuration names, in the order of
+// core.CompareBackends. An agent's backend by the name of one gives way to it.
+func (d *Draft) SetStatic(list []core.Backend) {
+	d.in.static, d.touched.backends = slices.Clone(list), true
+}
+
 // SetAdmin sets what the operator orders, which belongs to the state from then
 // on.
 func (d *Draft) SetAdmin(set core.AdminSet) {
@@ -181,9 +188,11 @@ func (d *Draft) SetNetwork(n *netmon.Network, paths map[netip.Addr]core.Path) {
 	d.touched.backends = true
 	d.in.network = n
 	next := make(map[netip.Addr]*core.Path, len(paths))
-	for i := range d.in.backends { // one without a route keeps its last path
-		if p := d.in.paths[d.in.backends[i].Addr]; p != nil {
-			next[d.in.backends[i].Addr] = p
+	for _, list := range [][]core.Backend{d.in.backends, d.in.static} { // one without a route keeps its last path
+		for i := range list {
+			if p := d.in.paths[list[i].Addr]; p != nil {
+				next[list[i].Addr] = p
+			}
 		}
 	}
 	for addr, p := range paths {

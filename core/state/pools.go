@@ -67,8 +67,11 @@ func (b *builder) ordered(set *core.ServiceSet, keys []core.AdminKey) {
 			b.rebuild(svc)
 			continue
 		}
-		i, ok := slices.BinarySearchFunc(b.s.full, key.Backend, func(be core.Backend, name string) int { return strings.Compare(be.Name, name) })
-		if ok && key.Service == "" {
+		if key.Service != "" {
+			continue
+		}
+		i, _ := slices.BinarySearchFunc(b.s.full, key.Backend, func(be core.Backend, name string) int { return strings.Compare(be.Name, name) })
+		for ; i < len(b.s.full) && b.s.full[i].Name == key.Backend; i++ { // a static one has an entry for each service
 			b.affected(set, []*core.Backend{&b.s.full[i]})
 		}
 	}

@@ -254,7 +254,7 @@ func (c *Cluster) networks() (toml string) {
 // lines for each.
 func (c *Cluster) Services(policy string, more ...string) (toml string) {
 	if c.Mode != "" {
-		more = append(more, fmt.Sprintf("mode = %q", c.Mode))
+		more = append([]string{fmt.Sprintf("mode = %q", c.Mode)}, more...) // before any table
 	}
 	for _, s := range []struct {
 		name, proto string

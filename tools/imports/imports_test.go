@@ -94,8 +94,8 @@ var rules = []rule{
 		example: [2]string{"./core/datapath", "./core/state"},
 	},
 	{
-		why:  "core/config reads files and knows no part that they configure",
-		from: []string{"./core/config"}, to: only("./core", "./core/plain", "./core/protocol", "./core/auth"),
+		why:  "core/config reads files and knows no part that they configure, but what a check is",
+		from: []string{"./core/config"}, to: only("./core", "./core/plain", "./core/probe", "./core/protocol", "./core/auth"),
 		example: [2]string{"./core/config", "./core/fastpath"},
 	},
 	{
@@ -162,7 +162,7 @@ var rules = []rule{
 	},
 	{
 		why:  "sources write the state from registry, network monitor and configuration",
-		from: []string{"./core/sources"}, to: only("./core", "./core/auth", "./core/config", "./core/forward", "./core/netmon", "./core/registry", "./core/state"),
+		from: []string{"./core/sources"}, to: only("./core", "./core/auth", "./core/config", "./core/forward", "./core/netmon", "./core/probe", "./core/registry", "./core/state", "./core/task"),
 		example: [2]string{"./core/sources", "./core/fastpath"},
 	},
 	{
