@@ -2,6 +2,8 @@ package config
 
 import (
 	"net/netip"
+	"os"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -105,6 +107,31 @@ func TestStaticBackendsDiff(t *testing.T) {
 		changes := Diff(old, mustParse(t, strings.Replace(withStatics, from, to, 1)))
 		if len(changes) == 0 || changes[0].String() != want || !changes[0].Live {
 			t.Errorf("%q: %v\nwant %s", to, changes, want)
+		}
+	}
+}
+
+// What the reference file shows of backends without an agent is valid, and has every key.
+func TestStaticBackendsOfTheExample(t *testing.T) {
+	data, err := os.ReadFile("../../caplance.example.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	shown := false
+	for line := range strings.Lines(string(data)) {
+		if shown = shown && line != "\n" || strings.HasPrefix(line, "#[[service.backend]]"); shown {
+			line = strings.TrimPrefix(line, "#")
+		}
+		lines = append(lines, line)
+	}
+	cfg := mustParse(t, strings.Join(lines, ""))
+	if len(cfg.Static) != 1 {
+		t.Fatalf("%d backends", len(cfg.Static))
+	}
+	for f := range reflect.TypeFor[rawBackend]().Fields() {
+		if key := f.Tag.Get("toml"); !strings.Contains(string(data), "\n#"+key+" = ") && key != "check" {
+			t.Errorf("the example lacks %s", key)
 		}
 	}
 }
