@@ -82,11 +82,11 @@ type raw struct {
 	CertFile      string         `toml:"cert_file"`
 	KeyFile       string         `toml:"key_file"`
 	BalancerNames []string       `toml:"balancer_names"`
-	ReadTimeout   string         `toml:"read_timeout"`
-	WriteTimeout  string         `toml:"write_timeout"`
+	ReadTimeout   string         `toml:"read_timeout" is:"duration"`
+	WriteTimeout  string         `toml:"write_timeout" is:"duration"`
 	Check         []probe.Table  `toml:"check"`
 	Stop          string         `toml:"stop"`
-	StopTimeout   string         `toml:"stop_timeout"`
+	StopTimeout   string         `toml:"stop_timeout" is:"duration"`
 	Control       string         `toml:"control"`
 	Group         string         `toml:"control_group"`
 	Read          string         `toml:"control_read_group"`

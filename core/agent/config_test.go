@@ -120,7 +120,7 @@ func TestParseConfigRefuses(t *testing.T) {
 		"weight = 70000":  "weight: 70000 is out of range",
 		"services = ['ok', 'not ok']\nserver='x'": `a.toml:1: services[1]: "not ok" is not a service's name`,
 		"vips = ['x']":                                          `vips[0]: "x" is not a unicast IP address`,
-		"vip_networks = ['192.0.2.1/24']":                       `a.toml:1: vip_networks[0]: "192.0.2.1/24" is not a network`,
+		"vip_networks = ['192.0.2.1/24']":                       `a.toml:1: vip_networks[0]: "192.0.2.1/24" has bits beside its network: write "192.0.2.0/24"`,
 		"read_timeout = 'often'":                                `read_timeout: "often" is not a duration`,
 		"[[check]]\ntype = 'ftp'":                               `a.toml:2: check[0].type: "ftp" is not a type of check (listen, tcp,`,
 		"[[check]]\nservice = 'a b'":                            `a.toml:2: check[0].service: "a b" is not a service's name, or *`,
@@ -139,7 +139,7 @@ func TestParseConfigRefuses(t *testing.T) {
 		"[[check]]\ntype = 'http'\nhost = 'a b'":                `check[0].host: "a b" is not a host`,
 		"[[check]]\ntype = 'dns'\nquery = 'a..b'":               `check[0].query: "a..b" is no name of DNS`,
 		"[[check]]\nfall = 0":                                   "check[0].fall: 0 is out of range",
-		"[[check]]\ninterval = '1'":                             `check[0].interval: "1" is not a duration`,
+		"[[check]]\ninterval = '1'":                             `check[0].interval: "1" has no unit: write "1s"`,
 		"stop = 'now'":                                          `stop: "now" is not a way to stop (drain, deregister)`,
 		"control = 'x.sock'":                                    "control: ",
 		"[log]\nlevel = 'loud'":                                 `a.toml:2: log.level: "loud"`,
@@ -153,7 +153,7 @@ func TestParseConfigRefuses(t *testing.T) {
 		"balancer_names = ['lb']":                               "a.toml: cert_file: it is not set",
 		"balancer_names = ['*.*.x']":                            `a.toml:1: balancer_names[0]: "*.*.x" is not a name of certificates: it has more than one *`,
 		"key_file = 'k'":                                        `a.toml:1: key_file: "k" is not an absolute path`,
-		"serve = 'x'":                                           "a.toml:1: serve: unknown key (allowed here: balancer_keys, balancer_names, ca_file,",
+		"serve = 'x'":                                           "a.toml:1: serve: unknown key; did you mean server? (allowed here: balancer_keys, balancer_names, ca_file,",
 	} {
 		if _, err := Parse("a.toml", []byte(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: error %v\nwant %s", text, err, want)

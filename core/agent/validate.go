@@ -72,9 +72,13 @@ func (v *validator) addrs(key string, list []string) (out []netip.Addr) {
 
 func (v *validator) networks(key string, list []string) (out []netip.Prefix) {
 	for i, s := range list {
-		p, err := netip.ParsePrefix(s)
-		if err != nil || p != p.Masked() {
-			v.failf(fmt.Sprintf("%s[%d]", key, i), "%q is not a network (like \"192.0.2.0/24\")", s)
+		p, err := config.ParseNetwork(s)
+		switch {
+		case err != nil:
+			v.failf(fmt.Sprintf("%s[%d]", key, i), "%w", err)
+			continue
+		case p != p.Masked():
+			v.failf(fmt.Sprintf("%s[%d]", key, i), "%q has bits beside its network: write \"%v\"", s, p.Masked())
 			continue
 		}
 		out = append(out, p)

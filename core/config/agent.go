@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/caplance/caplance/core/auth"
+	"github.com/caplance/caplance/core/plain"
 	"github.com/caplance/caplance/core/protocol"
 )
 
@@ -34,7 +35,11 @@ func (v *validator) agents(raw []rawAgent, there []rawService, by Auth) (out []a
 		}
 		for j, s := range r.Services {
 			if !slices.ContainsFunc(there, func(r rawService) bool { return r.Name == s }) {
-				v.failf(fmt.Sprintf("%s[%d]", key("services"), j), "there is no service %q", s)
+				names := make([]string, len(there))
+				for i := range there {
+					names[i] = there[i].Name
+				}
+				v.failf(fmt.Sprintf("%s[%d]", key("services"), j), "there is no service %q%s", s, plain.DidYouMean(s, names))
 			}
 		}
 		if r.MaxWeight != nil {

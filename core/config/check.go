@@ -7,8 +7,11 @@ import (
 	"maps"
 	"math"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/caplance/caplance/core/plain"
 )
 
 var textUnmarshaler = reflect.TypeFor[encoding.TextUnmarshaler]()
@@ -28,24 +31,28 @@ type checker struct {
 }
 
 func (c *checker) table(path string, tree map[string]any, t reflect.Type) {
-	fields := map[string]reflect.Type{}
+	fields := map[string]reflect.StructField{}
 	for f := range t.Fields() {
 		if name, _, _ := strings.Cut(f.Tag.Get("toml"), ","); name != "" && name != "-" {
-			fields[name] = f.Type
+			fields[name] = f
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(tree)) {
 		key := join(path, name)
-		if ft, ok := fields[name]; ok {
-			c.value(key, tree[name], ft)
+		if f, ok := fields[name]; ok {
+			if n, ok := tree[name].(int64); ok && f.Tag.Get("is") == "duration" {
+				c.errs = append(c.errs, c.doc.Errorf(key, "%d has no unit: write %s = \"%ds\"", n, name, n))
+				continue
+			}
+			c.value(key, tree[name], f.Type)
 			continue
 		}
 		where := "here"
 		if path != "" {
-			where = "in [" + strings.Trim(path, "0123456789[]") + "]"
+			where = "in [" + written(path) + "]"
 		}
-		c.errs = append(c.errs, c.doc.Errorf(key, "unknown key (allowed %s: %s)",
-			where, strings.Join(slices.Sorted(maps.Keys(fields)), ", ")))
+		allowed := slices.Sorted(maps.Keys(fields))
+		c.errs = append(c.errs, c.doc.Errorf(key, "unknown key%s (allowed %s: %s)", plain.DidYouMean(name, allowed), where, strings.Join(allowed, ", ")))
 	}
 }
 
@@ -68,8 +75,14 @@ func (c *checker) value(key string, v any, t reflect.Type) {
 			for i := range list.Len() {
 				c.value(fmt.Sprintf("%s[%d]", key, i), list.Index(i).Interface(), t.Elem())
 			}
-		default:
+		case reflect.Map:
+			if t.Elem().Kind() == reflect.Struct {
+				c.errs = append(c.errs, c.doc.Errorf(key, "write [[%s]]: there may be several", written(key)))
+				return
+			}
 			c.mismatch(key, v, "a list")
+		default:
+			c.errs = append(c.errs, c.doc.Errorf(key, "%#v must be a list: write %s = [%#v]", v, last(key), v))
 		}
 	default:
 		c.scalar(key, v, t)
@@ -77,6 +90,10 @@ func (c *checker) value(key string, v any, t reflect.Type) {
 }
 
 func (c *checker) scalar(key string, v any, t reflect.Type) {
+	if list, ok := v.([]any); ok && len(list) == 1 && t.Kind() != reflect.Map && t.Kind() != reflect.Interface {
+		c.errs = append(c.errs, c.doc.Errorf(key, "one value is meant, not a list: write %s = %#v", last(key), list[0]))
+		return
+	}
 	switch kind := t.Kind(); {
 	case kind == reflect.String:
 		if _, ok := v.(string); !ok {
@@ -88,8 +105,12 @@ func (c *checker) scalar(key string, v any, t reflect.Type) {
 		}
 	case reflect.Int <= kind && kind <= reflect.Uint64:
 		least, most := bounds(t)
+		want := fmt.Sprintf("an integer from %d to %d", least, most)
+		if most > math.MaxUint32 { // the key's own range is less, and its validator says which
+			want = "an integer"
+		}
 		if n, ok := v.(int64); !ok || n < least || n > most {
-			c.mismatch(key, v, fmt.Sprintf("an integer from %d to %d", least, most))
+			c.mismatch(key, v, want)
 		}
 	} // maps and interfaces hold anything
 }
@@ -111,6 +132,15 @@ func (c *checker) mismatch(key string, v any, want string) {
 	}
 	c.errs = append(c.errs, c.doc.Errorf(key, "%s must be %s", shown, want))
 }
+
+// last returns the name of a key, as it is written in its table.
+func last(key string) string { return key[strings.LastIndexByte(key, '.')+1:] }
+
+// indices are those of a key's tables.
+var indices = regexp.MustCompile(`\[[0-9]+\]`)
+
+// written returns a key as a table's header has it.
+func written(key string) string { return indices.ReplaceAllString(key, "") }
 
 func join(path, name string) string {
 	if path == "" {

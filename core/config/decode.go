@@ -6,6 +6,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -106,6 +107,9 @@ func (d *Document) Line(key string) int {
 // closed range from least to most.
 func (d *Document) Duration(key, value string, least, most time.Duration) (time.Duration, error) {
 	v, err := time.ParseDuration(value)
+	if n, wrong := strconv.Atoi(value); err != nil && wrong == nil {
+		return 0, d.Errorf(key, "%q has no unit: write \"%ds\"", value, n)
+	}
 	if err != nil {
 		return 0, d.Errorf(key, "%q is not a duration (like \"500ms\", \"30s\" or \"5m\")", value)
 	}

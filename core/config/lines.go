@@ -21,7 +21,7 @@ func lineIndex(text string) map[string]int {
 		text = rest
 		switch {
 		case strings.HasPrefix(stmt, "[["):
-			name := dotted(stmt[2:], "]")
+			name := qualify(dotted(stmt[2:], "]"), counts)
 			table = fmt.Sprintf("%s[%d]", name, counts[name])
 			counts[name]++
 			if _, ok := lines[name]; !ok {
@@ -38,13 +38,17 @@ func lineIndex(text string) map[string]int {
 	return lines
 }
 
-// qualify gives a sub-table of an array's last table its index.
+// qualify gives the arrays of tables around a table the indices of their last ones.
 func qualify(name string, counts map[string]int) string {
-	head, tail, ok := strings.Cut(name, ".")
-	if n := counts[head]; ok && n > 0 {
-		return fmt.Sprintf("%s[%d].%s", head, n-1, tail)
+	parts := strings.Split(name, ".")
+	out := parts[0]
+	for _, part := range parts[1:] {
+		if n := counts[out]; n > 0 {
+			out = fmt.Sprintf("%s[%d]", out, n-1)
+		}
+		out += "." + part
 	}
-	return name
+	return out
 }
 
 // dotted returns the key before end without its blanks and quotes.

@@ -23,14 +23,14 @@ type rawServer struct {
 type rawRegistry struct {
 	Listen        string    `toml:"listen"`
 	Agents        []string  `toml:"agents"`
-	Lease         string    `toml:"lease"`
-	Grace         string    `toml:"grace"`
-	PlainLease    string    `toml:"plain_lease"`
-	Rejoin        string    `toml:"rejoin"`
-	WriteTimeout  string    `toml:"write_timeout"`
-	SanityTimeout string    `toml:"sanity_timeout"`
+	Lease         string    `toml:"lease" is:"duration"`
+	Grace         string    `toml:"grace" is:"duration"`
+	PlainLease    string    `toml:"plain_lease" is:"duration"`
+	Rejoin        string    `toml:"rejoin" is:"duration"`
+	WriteTimeout  string    `toml:"write_timeout" is:"duration"`
+	SanityTimeout string    `toml:"sanity_timeout" is:"duration"`
 	Limits        rawLimits `toml:"limits"`
-	DrainTimeout  string    `toml:"drain_timeout"`
+	DrainTimeout  string    `toml:"drain_timeout" is:"duration"`
 	Allow         []string  `toml:"allow"`
 	Auth          string    `toml:"auth"`
 	Key           string    `toml:"key"`
@@ -43,7 +43,7 @@ type rawRegistry struct {
 type rawLimits struct {
 	Connections int    `toml:"connections"`
 	PerAddress  int    `toml:"connections_per_address"`
-	Handshake   string `toml:"handshake"`
+	Handshake   string `toml:"handshake" is:"duration"`
 	Backends    int    `toml:"backends"`
 	Lines       int    `toml:"lines"`
 	Changes     int    `toml:"changes"`
@@ -74,11 +74,11 @@ type rawDatapath struct {
 }
 
 type rawTimeouts struct {
-	TCP           string `toml:"tcp"`
-	TCPSyn        string `toml:"tcp_syn"`
-	TCPFin        string `toml:"tcp_fin"`
-	TCPHalfClosed string `toml:"tcp_half_closed"`
-	UDP           string `toml:"udp"`
+	TCP           string `toml:"tcp" is:"duration"`
+	TCPSyn        string `toml:"tcp_syn" is:"duration"`
+	TCPFin        string `toml:"tcp_fin" is:"duration"`
+	TCPHalfClosed string `toml:"tcp_half_closed" is:"duration"`
+	UDP           string `toml:"udp" is:"duration"`
 }
 
 // own returns the timeouts as a service may have them.
@@ -88,11 +88,11 @@ func (t *rawTimeouts) own() rawOwnTimeouts {
 
 // rawOwnTimeouts are those of a [[service]]; nil: as [datapath.timeouts] says.
 type rawOwnTimeouts struct {
-	TCP           *string `toml:"tcp"`
-	TCPSyn        *string `toml:"tcp_syn"`
-	TCPFin        *string `toml:"tcp_fin"`
-	TCPHalfClosed *string `toml:"tcp_half_closed"`
-	UDP           *string `toml:"udp"`
+	TCP           *string `toml:"tcp" is:"duration"`
+	TCPSyn        *string `toml:"tcp_syn" is:"duration"`
+	TCPFin        *string `toml:"tcp_fin" is:"duration"`
+	TCPHalfClosed *string `toml:"tcp_half_closed" is:"duration"`
+	UDP           *string `toml:"udp" is:"duration"`
 }
 
 // defaultServer returns what the file leaves out.

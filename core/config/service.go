@@ -24,7 +24,7 @@ type rawService struct {
 	Mode     string         `toml:"mode"`
 	Seed     *uint64        `toml:"seed"`
 	Shadow   string         `toml:"shadow"`
-	Slow     string         `toml:"slow_start"`
+	Slow     string         `toml:"slow_start" is:"duration"`
 	Upcalls  *int           `toml:"max_upcalls"`
 	Removed  string         `toml:"removed_flows"`
 	Nobody   string         `toml:"no_backend"`
@@ -179,6 +179,10 @@ func (v *validator) service(key string, raw *rawService) *core.Service {
 // serviceName checks a name, which is one that agents can ask for, and that no
 // command takes for a flag or a hidden file.
 func (v *validator) serviceName(key, name string) string {
+	if name == "" {
+		v.failf(key, "it is missing: a service has a name (like \"web\")")
+		return name
+	}
 	if !protocol.ValidName(name) || strings.ContainsRune("._-", rune(name[0])) {
 		v.failf(key, "%q is not a name (1 to %d of letters, digits, '.', '_', '-'; the first one a letter or digit)", name, protocol.MaxName)
 	}
@@ -186,7 +190,7 @@ func (v *validator) serviceName(key, name string) string {
 }
 
 func (v *validator) protocols(key, name string) []uint8 {
-	switch name {
+	switch strings.ToLower(name) {
 	case "tcp":
 		return []uint8{core.ProtoTCP}
 	case "udp":
@@ -251,6 +255,10 @@ func (v *validator) beside(path string) string {
 }
 
 func (v *validator) vip(key, value string) netip.Addr {
+	if value == "" {
+		v.failf(key, "it is missing: a service has an address (like \"192.0.2.10\")")
+		return netip.Addr{}
+	}
 	a, err := netip.ParseAddr(value)
 	a = a.Unmap()
 	if err != nil || a.Zone() != "" || core.Special(a) != "" {

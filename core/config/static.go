@@ -58,12 +58,16 @@ func (v *validator) statics(raw []rawService, services []*core.Service) (out []S
 }
 
 func (v *validator) static(key string, raw *rawBackend, svc *core.Service) StaticBackend {
-	if !protocol.ValidName(raw.Name) {
+	if raw.Name == "" {
+		v.failf(key+"name", "it is missing: a backend has a name (like \"web1\")")
+	} else if !protocol.ValidName(raw.Name) {
 		v.failf(key+"name", "%q is not 1 to %d of A-Z a-z 0-9 . _ -", raw.Name, protocol.MaxName)
 	}
 	addr, err := netip.ParseAddr(raw.Address)
 	addr = addr.Unmap()
-	if err != nil || addr.Zone() != "" {
+	if raw.Address == "" {
+		v.failf(key+"address", "it is missing: where is the backend (like \"10.0.0.21\")?")
+	} else if err != nil || addr.Zone() != "" {
 		v.failf(key+"address", "%q is not an IP address", raw.Address)
 	} else if is := core.Special(addr); is != "" {
 		v.failf(key+"address", "%v is %s: no packet of the balancer's gets there", addr, is)

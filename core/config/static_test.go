@@ -75,7 +75,7 @@ func TestStaticBackendsRefused(t *testing.T) {
 		"weight = 3|weight = 70000":            "backend[1].weight: 70000 is out of range",
 		"type = \"http\"|type = \"listen\"":    "backend[1].check.type: only an agent on the backend sees who listens there",
 		"path = \"/health\"|service = \"web\"": "backend[1].check.service: the check is of this backend in service web",
-		"path = \"/health\"|timeout = \"5\"":   `backend[1].check.timeout: "5" is not a duration`,
+		"path = \"/health\"|timeout = \"5\"":   `backend[1].check.timeout: "5" has no unit: write "5s"`,
 		"ports = [443, 80]|":                   "backend[0].check.address: service web has all ports",
 		"name = \"b2\"\naddress = \"10.0.0.12\"\n[[service.backend]]\nname = \"b1\"|name = \"b2\"\naddress = \"2001:db8::2\"\n[[service.backend]]\nname = \"b1\"":                                                                                                                       "is of another family than vip 192.0.2.10: mode direct",
 		"vip = \"192.0.2.10\"\nprotocol = \"udp\"\nports = [53]\nmode = \"direct\"\n[[service.backend]]\nname = \"b2\"\naddress = \"10.0.0.12\"|vip = \"192.0.2.10\"\nprotocol = \"udp\"\nports = [53]\nmode = \"direct\"\n[[service.backend]]\nname = \"b2\"\naddress = \"10.0.0.99\"": "backend b2 has another address in another service (10.0.0.12)",

@@ -132,11 +132,23 @@ func (v *validator) certificate(raw rawRegistry) (f auth.Files) {
 	return f
 }
 
+// ParseNetwork reads a network, or an address, which is one of a single address.
+func ParseNetwork(s string) (netip.Prefix, error) {
+	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
+		return netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		return p, fmt.Errorf("%q is not a network or an address (like \"10.0.0.0/24\" or \"2001:db8::1\")", s)
+	}
+	return p, nil
+}
+
 func (v *validator) networks(key string, list []string) (out []netip.Prefix) {
 	for i, s := range list {
-		p, err := netip.ParsePrefix(s)
+		p, err := ParseNetwork(s)
 		if err != nil {
-			v.failf(fmt.Sprintf("%s[%d]", key, i), "%q is not a network (like \"10.0.0.0/24\" or \"2001:db8::/64\")", s)
+			v.failf(fmt.Sprintf("%s[%d]", key, i), "%w", err)
 		}
 		if p.Addr().Is4In6() {
 			v.failf(fmt.Sprintf("%s[%d]", key, i), "%q is a network of IPv4 that is written as IPv6, and would match nothing (write it like \"10.0.0.0/24\")", s)

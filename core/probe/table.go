@@ -21,8 +21,8 @@ type Table struct {
 	Verify   bool     `toml:"verify"`
 	Command  []string `toml:"command"`
 	Query    string   `toml:"query"`
-	Interval string   `toml:"interval"`
-	Timeout  string   `toml:"timeout"`
+	Interval string   `toml:"interval" is:"duration"`
+	Timeout  string   `toml:"timeout" is:"duration"`
 	Rise     *int64   `toml:"rise"`
 	Fall     *int64   `toml:"fall"`
 }

@@ -17,7 +17,7 @@ type inputs struct {
 	leaving  []*core.Service // that the configuration has dropped
 	settings *core.Settings
 	settled  bool
-	links    []string // names; empty: every Ethernet link with an address
+	links    []string       // names; empty: every Ethernet link with an address
 	backends []core.Backend // of agents
 	static   []core.Backend // that the configuration names
 	admin    core.AdminSet

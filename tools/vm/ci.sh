@@ -11,7 +11,7 @@ drift='TestDrift|TestAgentRepairsItsMachine|TestNobodyChangesOurTables|TestLinkM
 links='TestUpperLinks|TestVLANTagsInPackets|TestTrunk|TestBondFailsOver|TestTunnelledClients|TestTunnelledBackends|TestFilteringBridge|TestBackendsBehindARouter'
 connections='TestReusedPorts|TestActiveIsWhatLives|TestAgentHandover|TestNoBackend|TestICMPEcho'
 trust='TestJoin|TestDeadService|TestUnreachableBackend'
-others='TestWallClock|TestFaultyPoliciesCannotStopTraffic|TestMixedTypes|TestBesideKeepalived'
+others='TestWallClock|TestStaticTunnel|TestFaultyPoliciesCannotStopTraffic|TestMixedTypes|TestBesideKeepalived'
 
 failures=$(mktemp)
 trap 'rm -f "$failures"' EXIT
@@ -37,7 +37,7 @@ start() {
 
 # The oldest kernel is the most different one; the others need what an emulated machine costs less.
 start bullseye tc tunnel "$forwarding|$life|$traces|$drift|$links|$connections|$trust|$others"
-start trixie tc tunnel "$forwarding|TestWallClock|TestStopLeavesNothing|TestUnload|$links|TestDrift|TestKernelOutlivesTheDaemon|TestICMPEcho|TestMixedTypes"
+start trixie tc tunnel "$forwarding|TestWallClock|TestStaticTunnel|TestStopLeavesNothing|TestUnload|$links|TestDrift|TestKernelOutlivesTheDaemon|TestICMPEcho|TestMixedTypes"
 start bookworm tc tunnel "TestForwardsAndRepliesDirectly|TestOffloads|TestPathMTU|TestStopLeavesNothing|TestDrift|TestKernelOutlivesTheDaemon|TestVLANTagsInPackets|TestMixedTypes"
 start bullseye tc direct "TestForwardsAndRepliesDirectly|TestSteeringByCaplancectl|TestKernelOutlivesTheDaemon|TestStopLeavesNothing|TestDrift" e2e
 start bullseye userspace tunnel "TestForwardsAndRepliesDirectly|TestBalancerRestart|TestStopLeavesNothing|TestTunnelledClients" e2e
