@@ -42,6 +42,7 @@ func init() {
 		{"join", "", "have a balancer enrol this machine by a token", join},
 		{"keygen", "", "make the key by which this machine is known", keygen},
 		{"policy", "", "write, check, measure and simulate scheduling policies", policy},
+		{"config", "", "show a configuration with all its defaults", showConfig},
 		{"doctor", "", "find out what this machine has of what is needed", examine},
 		{"unload", "", "take back what a killed balancer or agent left on this machine", unload},
 		{"version", "", "print the version", version},

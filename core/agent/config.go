@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"net/netip"
 	"os"
@@ -197,4 +198,17 @@ func Parse(path string, data []byte) (Config, error) {
 		return Config{}, err
 	}
 	return c, nil
+}
+
+// Show writes an agent's file as it is understood, as config.ShowServer does.
+func Show(w io.Writer, path string, data []byte) error {
+	if _, err := Parse(path, data); err != nil {
+		return err
+	}
+	r := defaults()
+	doc, err := config.Decode(path, data, &r)
+	if err != nil {
+		return err
+	}
+	return doc.Show(w, &r)
 }

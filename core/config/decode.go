@@ -40,6 +40,7 @@ func (e *Error) Unwrap() error { return e.Err }
 type Document struct {
 	path  string
 	lines map[string]int
+	tree  map[string]any // as it stands
 }
 
 // Path returns the file, "" for a nil Document.
@@ -60,6 +61,7 @@ func Decode(path string, data []byte, into any) (*Document, error) {
 	if _, err := toml.Decode(string(data), &tree); err != nil {
 		return nil, doc.syntax(err)
 	}
+	doc.tree = tree
 	if err := doc.check(tree, into); err != nil {
 		return nil, err
 	}

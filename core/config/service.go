@@ -55,7 +55,8 @@ const defaultUpcalls = 50_000
 const defaultSource4, defaultSource6 = 32, 64
 
 // defaultService is what a [[service]] leaves out.
-var defaultService = rawService{Protocol: "both", Policy: "hash", Mode: "tunnel", Slow: "0s", Removed: "drain", Nobody: "reset", Expired: "forget", UDP: "flow", Echo: "always"}
+var defaultService = rawService{Protocol: "both", Policy: "hash", Mode: "tunnel", Slow: "0s", Removed: "drain", Nobody: "reset", Expired: "forget", UDP: "flow", Echo: "always",
+	Upcalls: new(defaultUpcalls), Panic: new(0), Least: new(0), Source4: new(defaultSource4), Source6: new(defaultSource6)}
 
 // services validates each [[service]] and then all of them together.
 func (v *validator) services(raw []rawService) []*core.Service {
