@@ -12,9 +12,11 @@ import (
 	"github.com/caplance/caplance/core/agent"
 	"github.com/caplance/caplance/core/auth"
 	"github.com/caplance/caplance/core/config"
+	"github.com/caplance/caplance/core/control"
 	"github.com/caplance/caplance/core/daemon"
 	"github.com/caplance/caplance/core/enrol"
 	"github.com/caplance/caplance/core/privilege"
+	"github.com/caplance/caplance/core/reload"
 )
 
 func server(ctx context.Context, e env) error {
@@ -83,8 +85,13 @@ func testServer(ctx context.Context, e env, file string, cfg *config.Server, war
 	if err != nil {
 		return err
 	}
-	if err := daemon.Check(ctx, cfg); err != nil {
+	if err := reload.Check(ctx, cfg); err != nil {
 		return err
+	}
+	if _, err := control.Dial(cfg.Control).Status(ctx); err != nil { // else its ports are in use, as they should be
+		for _, w := range reload.Ports(cfg) {
+			fmt.Fprintf(e.stderr, "caplance server: warning: %s: %v\n", file, w)
+		}
 	}
 	fmt.Fprintf(e.stdout, "%s is valid: %d service(s)\n", file, len(cfg.Services))
 	return nil

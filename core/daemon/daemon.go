@@ -137,8 +137,6 @@ func Unload(cfg *config.Server) error {
 	return errors.Join(fastpath.Unload(cfg.StateDir), ruleset.Remove(), j.Close(), os.RemoveAll(compiledPath(cfg)), state.OpenFile(cfg.StateDir).Remove(), admin.Remove(admin.File(cfg.StateDir)), lock.Close())
 }
 
-// Check compiles the configuration's policies and starts each once.
-func Check(ctx context.Context, cfg *config.Server) error { return reload.Check(ctx, cfg) }
 
 // event handles an event of the loop. A repair may have cost the neighbours' knowledge
 // of the VIPs: they are announced again.

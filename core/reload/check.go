@@ -23,3 +23,14 @@ func Check(ctx context.Context, cfg *config.Server) error {
 	}
 	return errors.Join(err, m.Close())
 }
+
+// Ports returns which addresses of a configuration cannot be listened on now, of those
+// that a balancer takes at its start. One that runs has them itself.
+func Ports(cfg *config.Server) (errs []error) {
+	for _, err := range []error{canBind("registry.listen", "", cfg.Registry.Listen.String()), canBind("metrics", "", cfg.Metrics)} {
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errs
+}
