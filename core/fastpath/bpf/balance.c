@@ -1,4 +1,5 @@
 //go:build ignore
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 
 /*
  * The balancer's programs, at the ingress of the links that clients come in by.
@@ -15,7 +16,7 @@
  */
 #include "flows.h"
 
-char _license[] SEC("license") = "GPL";
+char _license[] SEC("license") = "Dual BSD/GPL";
 
 INLINE int to_neighbour(const struct target *t)
 {

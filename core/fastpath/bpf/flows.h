@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
  * Which backend a packet goes to: the same for the TC and the XDP program.
  *

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* What both programs need of packets: types shared with Go, and parsing. */
 #ifndef CAPLANCE_PACKET_H
 #define CAPLANCE_PACKET_H

@@ -1,4 +1,5 @@
 //go:build ignore
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 
 /*
  * The agent's program, at the ingress of the link that tunnelled packets come
@@ -8,7 +9,7 @@
  */
 #include "packet.h"
 
-char _license[] SEC("license") = "GPL";
+char _license[] SEC("license") = "Dual BSD/GPL";
 
 volatile const __be16 port;   /* of the tunnel */
 volatile const __u8 translate; /* the kernel cannot take an outer header of the other family off */
