@@ -15,6 +15,7 @@ import (
 	"github.com/caplance/caplance/core/control"
 	"github.com/caplance/caplance/core/daemon"
 	"github.com/caplance/caplance/core/enrol"
+	"github.com/caplance/caplance/core/notify"
 	"github.com/caplance/caplance/core/privilege"
 	"github.com/caplance/caplance/core/reload"
 )
@@ -39,6 +40,10 @@ func server(ctx context.Context, e env) error {
 		srv.Compiler = []string{"/proc/self/exe", compilerCommand} // this very program, though another one may be in its place by now
 		srv.GiveUp = privilege.GiveUp
 		return srv.Run, func(ctx context.Context) error {
+			if err := notify.Reloading(); err != nil {
+				log.Warn("service manager not told", "err", err)
+			}
+			defer func() { _ = notify.Ready() }() // also of one that is refused
 			changes, err := srv.Reload(ctx, false)
 			if err != nil {
 				return err

@@ -123,6 +123,9 @@ func (a *Agent) serve(ctx, life context.Context, ctl *control.AgentServer) error
 	g.Go(func() error { return a.observe(life) })
 	g.Go(func() error { return a.prober.Run(life) })
 	g.Go(func() error { return a.remind(life) })
+	g.Go(func() error {
+		return notify.Watchdog(func(context.Context) error { a.status(); return nil })(life) // it takes every lock
+	})
 	g.Go(func() error { return ctl.Run(life) })
 	g.Go(func() error { return a.reportStop(ctx, life) })
 	g.Go(func() error {

@@ -137,7 +137,6 @@ func Unload(cfg *config.Server) error {
 	return errors.Join(fastpath.Unload(cfg.StateDir), ruleset.Remove(), j.Close(), os.RemoveAll(compiledPath(cfg)), state.OpenFile(cfg.StateDir).Remove(), admin.Remove(admin.File(cfg.StateDir)), lock.Close())
 }
 
-
 // event handles an event of the loop. A repair may have cost the neighbours' knowledge
 // of the VIPs: they are announced again.
 func (d *Daemon) event(ev reconcile.Event) {

@@ -32,6 +32,7 @@ func (d *Daemon) second() []task.Task {
 	return append(d.sources.Tasks(),
 		d.registry,
 		task.New("control", d.control.Run),
+		task.New("watchdog", notify.Watchdog(d.workers.Alive)),
 		task.New("metrics", d.metrics.Run),
 		task.New("predecessor", func(ctx context.Context) error { return d.saved.Await(ctx, d.cfg.Load().Registry.Rejoin) }),
 		task.New("garbage collection", d.fast.Collect),

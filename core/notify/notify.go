@@ -5,6 +5,7 @@
 //	notify.Ready()     // packets flow
 //	notify.Reloading() // … until the next Ready
 //	notify.Stopping()
+//	go notify.Watchdog(alive)(ctx)
 package notify
 
 import (

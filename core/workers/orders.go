@@ -37,6 +37,10 @@ func (ws *Set) Do(w int, fn func()) error {
 	}
 }
 
+// Alive reports, without an error, that every worker comes to what it is asked for before
+// ctx ends.
+func (ws *Set) Alive(ctx context.Context) error { return ws.every(ctx, func(*worker) {}) }
+
 // OrderTimeout is how long a worker may take to come to a change.
 const OrderTimeout = 5 * time.Second
 
