@@ -248,7 +248,7 @@ func TestBadPolicyNamesTheService(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := Check(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), `service "web"`) {
+		if err := reload.Check(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), `service "web"`) {
 			t.Errorf("%s: error %v", policy, err)
 		}
 	}
