@@ -20,13 +20,33 @@ FUZZ := core/packet:FuzzParse:500000x core/datapath:FuzzTracker:100000x core/sta
 	plugins/fuel:FuzzMeter:100000x plugins/recording:FuzzRead:100000x policies:FuzzGuestsEqualTheirReference:500x
 ROOT := $(shell [ $$(id -u) = 0 ] && echo yes)
 
-.PHONY: help build demo unit race fuzz e2e test chaos vm bench scale policies generate lint clean need-root
+PREFIX ?= /usr/local
+BINDIR = $(PREFIX)/bin
+UNITDIR ?= /lib/systemd/system
+# of the packages: from the last tag on
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null | sed -E 's/^v//; /^[0-9]+\./!s/^/0.0.0-/' || echo 0.0.0)
+
+.PHONY: help install uninstall packages build demo unit race fuzz e2e test chaos vm bench scale policies generate lint clean need-root
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
 
 build: ## build static bin/caplance and bin/caplancectl
 	$(GO) build -trimpath -o bin/ ./cmd/...
+
+install: build ## install programs, units, documents and examples (DESTDIR=, PREFIX=/usr/local)
+	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(UNITDIR) $(DESTDIR)$(PREFIX)/share/doc/caplance $(DESTDIR)/etc/caplance
+	install -m 755 bin/caplance bin/caplancectl $(DESTDIR)$(BINDIR)
+	install -m 644 README.md LICENSE CHANGELOG.md docs/*.md *.example.toml $(DESTDIR)$(PREFIX)/share/doc/caplance
+	for unit in caplance caplance-agent; do sed 's#@BINDIR@#$(BINDIR)#; s#@DOCDIR@#$(PREFIX)/share/doc/caplance#' tools/package/$$unit.service >$(DESTDIR)$(UNITDIR)/$$unit.service; chmod 644 $(DESTDIR)$(UNITDIR)/$$unit.service; done
+
+uninstall: ## remove what install installed; configuration, keys and state stay
+	rm -f $(DESTDIR)$(BINDIR)/caplance $(DESTDIR)$(BINDIR)/caplancectl $(DESTDIR)$(UNITDIR)/caplance.service $(DESTDIR)$(UNITDIR)/caplance-agent.service
+	rm -rf $(DESTDIR)$(PREFIX)/share/doc/caplance
+
+packages: ## make bin/caplance_VERSION_ARCH.deb and the .rpm
+	rm -rf bin/package && $(MAKE) install DESTDIR=$(CURDIR)/bin/package PREFIX=/usr
+	cd tools/package && $(GO) run . -root $(CURDIR)/bin/package -out $(CURDIR)/bin -version $(VERSION) -arch $(shell $(GO) env GOARCH)
 
 demo: build need-root ## balance real traffic in namespaces for ten seconds (HOLD=1 keeps it up)
 	$(GO) run ./tools/demo -bin bin $(if $(HOLD),-hold)

@@ -3,15 +3,18 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/caplance/caplance/core/api"
 	"github.com/caplance/caplance/core/control"
+	"github.com/caplance/caplance/core/nettest"
 	"github.com/caplance/caplance/e2e/cluster"
 	"github.com/caplance/caplance/e2e/topology"
 )
@@ -120,6 +123,62 @@ func TestAllPrivileges(t *testing.T) {
 	must(t, err)
 	if p := report.Privileges; p.NoNewPrivs || !slices.Contains(p.Capabilities, "CAP_SETUID") {
 		t.Errorf("%+v", p)
+	}
+}
+
+// unitCapabilities returns the capabilities that a unit leaves its service, as setpriv
+// names them.
+func unitCapabilities(t *testing.T, unit string) string {
+	t.Helper()
+	data, err := os.ReadFile("../tools/package/" + unit + ".service")
+	must(t, err)
+	_, list, ok := strings.Cut(string(data), "CapabilityBoundingSet=")
+	if !ok {
+		t.Fatalf("%s bounds no capabilities", unit)
+	}
+	list, _, _ = strings.Cut(list, "\n")
+	return strings.ToLower(strings.ReplaceAll("-all,+"+strings.Join(strings.Fields(list), ",+"), "CAP_", ""))
+}
+
+// With what the systemd units leave them, balancer and agents do all that they do as root:
+// they balance, reload, and leave nothing.
+func TestUnitsPrivileges(t *testing.T) {
+	setpriv, err := exec.LookPath("setpriv")
+	if err != nil {
+		nettest.Missing(t, "setpriv (package util-linux)")
+	}
+	caps := unitCapabilities(t, "caplance")
+	if other := unitCapabilities(t, "caplance-agent"); other != caps {
+		t.Fatalf("the agent's unit has others: %s", other)
+	}
+	c := prepare(t, cluster.Options{Backends: 2, Under: []string{setpriv, "--no-new-privs", "--bounding-set", caps, "--"}})
+	lb, b1 := footprint(t, c, c.LB), footprint(t, c, c.Backends[0].Host)
+	must(t, c.StartServer(t.Context()))
+	must(t, c.StartAgents(t.Context()))
+	for _, vip := range vips {
+		l, err := openLine(t, c, vip)
+		must(t, err)
+		must(t, l.ping(5*time.Second))
+		l.Close()
+	}
+	out, code := ctl(t, "reload", "-server", c.ServerSocket())
+	if code != 0 {
+		t.Errorf("reload: exit code %d: %s", code, out)
+	}
+	for _, b := range c.Backends {
+		must(t, b.StopAgent())
+	}
+	must(t, c.Server.Stop(10*time.Second))
+	for _, text := range []string{c.Server.Output(), c.Backends[0].Agent.Output()} {
+		if strings.Contains(text, "permitted") || strings.Contains(text, "level=ERROR") {
+			t.Error(text)
+		}
+	}
+	if got := footprint(t, c, c.LB); got != lb {
+		t.Errorf("the balancer left\n%s\nit had\n%s", got, lb)
+	}
+	if got := footprint(t, c, c.Backends[0].Host); got != b1 {
+		t.Errorf("the agent left\n%s\nthere was\n%s", got, b1)
 	}
 }
 

@@ -45,7 +45,7 @@ func init() {
 		{"config", "", "show a configuration with all its defaults", showConfig},
 		{"doctor", "", "find out what this machine has of what is needed", examine},
 		{"unload", "", "take back what a killed balancer or agent left on this machine", unload},
-		{"version", "", "print the version", version},
+		{"version", "--version", "print the version", printVersion},
 	}
 }
 
@@ -97,7 +97,11 @@ func run(ctx context.Context, e env) int {
 			return 1
 		}
 	}
-	fmt.Fprintf(e.stderr, "caplance: command %q is unknown\n\n", name)
+	names := make([]string, len(commands))
+	for i, c := range commands {
+		names[i] = c.name
+	}
+	fmt.Fprintf(e.stderr, "caplance: command %q is unknown%s\n\n", name, plain.DidYouMean(name, names))
 	usage(e.stderr)
 	return 2
 }

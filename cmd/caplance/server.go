@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
-	"runtime/debug"
 	"time"
 
 	"github.com/caplance/caplance/core/agent"
@@ -18,6 +17,7 @@ import (
 	"github.com/caplance/caplance/core/notify"
 	"github.com/caplance/caplance/core/privilege"
 	"github.com/caplance/caplance/core/reload"
+	"github.com/caplance/caplance/core/version"
 )
 
 func server(ctx context.Context, e env) error {
@@ -169,19 +169,10 @@ func withLog(ctx context.Context, e env, cfg config.Log,
 }
 
 // version prints what the Go toolchain recorded about the build.
-func version(_ context.Context, e env) error {
+func printVersion(_ context.Context, e env) error {
 	if err := flags(e, flag.NewFlagSet("version", flag.ContinueOnError)); err != nil {
 		return err
 	}
-	v, revision := "unknown", ""
-	if info, ok := debug.ReadBuildInfo(); ok {
-		v = info.Main.Version
-		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" {
-				revision = " " + s.Value
-			}
-		}
-	}
-	fmt.Fprintf(e.stdout, "caplance %s%s\n", v, revision)
+	fmt.Fprintf(e.stdout, "caplance %s\n", version.String())
 	return nil
 }

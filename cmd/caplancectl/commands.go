@@ -91,6 +91,16 @@ func find(name string) (command, bool) {
 	return command{}, false
 }
 
+// names returns those of all commands.
+func names() (out []string) {
+	for _, s := range sections {
+		for _, c := range s.commands {
+			out = append(out, c.name)
+		}
+	}
+	return out
+}
+
 // ask carries out an operation at the agent and prints the state it leads to.
 func ask(op control.Op) func(context.Context, *options, []string, io.Writer) error {
 	return func(ctx context.Context, o *options, operands []string, w io.Writer) error {

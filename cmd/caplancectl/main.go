@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/caplance/caplance/core/plain"
+	"github.com/caplance/caplance/core/version"
 )
 
 func main() {
@@ -81,6 +82,10 @@ func (o *options) flags() *flag.FlagSet {
 // no control characters, whoever thought of it.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	stdout, stderr = plain.Writer{W: stdout}, plain.Writer{W: stderr}
+	if len(args) == 1 && (args[0] == "version" || args[0] == "--version") {
+		fmt.Fprintln(stdout, "caplancectl", version.String())
+		return done
+	}
 	var o options
 	cmd, operands, err := parse(args, &o)
 	switch {
@@ -130,7 +135,7 @@ func parse(args []string, o *options) (cmd command, operands []string, err error
 	}
 	cmd, ok := find(name)
 	if !ok {
-		return cmd, nil, fmt.Errorf("command %q is unknown", name)
+		return cmd, nil, fmt.Errorf("command %q is unknown%s", name, plain.DidYouMean(name, names()))
 	}
 	o.set = map[string]bool{}
 	fs.Visit(func(f *flag.Flag) { o.set[f.Name] = true })

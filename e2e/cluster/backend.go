@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -339,7 +340,8 @@ func (b *Backend) StartAgent(ctx context.Context) error {
 
 // StartAgentWith does so with a configuration file of the caller's.
 func (b *Backend) StartAgentWith(ctx context.Context, file string) (err error) {
-	if b.Agent, err = b.Start(filepath.Join(b.cluster.Bin, "caplance"), "agent", "-c", file); err != nil {
+	command := append(slices.Clone(b.cluster.Under), filepath.Join(b.cluster.Bin, "caplance"), "agent", "-c", file)
+	if b.Agent, err = b.Start(command[0], command[1:]...); err != nil {
 		return err
 	}
 	return Await(ctx, b.Name+"'s agent", func() error {

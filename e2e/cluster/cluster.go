@@ -25,6 +25,7 @@ import (
 	"net/rpc"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -69,6 +70,8 @@ type Options struct {
 	MTU           int  // of every link, bytes; default 1500
 	Routed        bool // a router between the backends and the others
 	PrivateMounts bool // the balancer has a mount namespace of its own
+
+	Under []string // a command that balancer and agents are started by
 
 	Upper topology.Kind // of a link above eth0 that has the addresses; "": eth0 has them
 }
@@ -288,7 +291,8 @@ func (c *Cluster) StartServer(ctx context.Context) (err error) {
 	if c.PrivateMounts {
 		start = c.LB.StartPrivate
 	}
-	c.Server, err = start(filepath.Join(c.Bin, "caplance"), "server", "-c", c.serverFile)
+	command := append(slices.Clone(c.Under), filepath.Join(c.Bin, "caplance"), "server", "-c", c.serverFile)
+	c.Server, err = start(command[0], command[1:]...)
 	if err != nil {
 		return err
 	}
