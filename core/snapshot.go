@@ -2,6 +2,7 @@ package core
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 )
@@ -72,6 +73,19 @@ func (s *Snapshot) HasBackend(name string) (found bool) {
 		found = found || p.Named(name) != nil || slices.ContainsFunc(p.Out, func(m Member) bool { return m.Name == name })
 	})
 	return found
+}
+
+// BackendNames returns the names of all that are in a pool, or held out of one.
+func (s *Snapshot) BackendNames() []string {
+	names := map[string]bool{}
+	s.Pools.Each(func(p *Pool) {
+		for _, list := range [][]Member{p.Members, p.Out} {
+			for i := range list {
+				names[list[i].Name] = true
+			}
+		}
+	})
+	return slices.Sorted(maps.Keys(names))
 }
 
 // Withdrawn returns the VIPs on links that are not to be announced, each with the first

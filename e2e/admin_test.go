@@ -221,7 +221,7 @@ func TestOrdersForATimeAndOneService(t *testing.T) {
 		t.Errorf("the pause for %s was over after %s", lasts, took)
 	}
 	out, code := ctl(t, "drain", "b11", "-server", c.ServerSocket())
-	if code != 1 || !strings.Contains(out, `backend "b11" was never seen`) || !strings.Contains(out, "near it: b1, b2") {
+	if code != 1 || !strings.Contains(out, `backend "b11" was never seen`) || !strings.Contains(out, "did you mean b1?") {
 		t.Errorf("exit code %d: %s", code, out)
 	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/caplance/caplance/core"
 	"github.com/caplance/caplance/core/api"
+	"github.com/caplance/caplance/core/plain"
 	"github.com/caplance/caplance/core/protocol"
 )
 
@@ -86,7 +87,7 @@ func (k *Keeper) check(o *api.AdminOrder) error {
 			for _, s := range services.List {
 				names = append(names, s.Name)
 			}
-			return fmt.Errorf("service %q is unknown (services: %s)", o.Service, strings.Join(names, ", "))
+			return fmt.Errorf("service %q is unknown%s (services: %s)", o.Service, plain.DidYouMean(o.Service, names), strings.Join(names, ", "))
 		}
 	}
 	return k.known(o.Backend)
@@ -100,11 +101,8 @@ func (k *Keeper) known(backend string) error {
 	if slices.ContainsFunc(all, listed) || k.cfg.Store.Snapshot().HasBackend(backend) {
 		return nil
 	}
-	near := nearest(backend, slices.DeleteFunc(all, func(name string) bool { return strings.Contains(name, "*") }))
-	if len(near) == 0 {
-		return fmt.Errorf("backend %q was never seen, and no [[agent]] has that name", backend)
-	}
-	return fmt.Errorf("backend %q was never seen, and no [[agent]] has that name (near it: %s)", backend, strings.Join(near, ", "))
+	single := slices.DeleteFunc(all, func(name string) bool { return strings.Contains(name, "*") })
+	return fmt.Errorf("backend %q was never seen, and no [[agent]] has that name%s", backend, plain.DidYouMean(backend, single))
 }
 
 // change makes an order hold, and writes it down before.

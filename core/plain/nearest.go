@@ -1,27 +1,50 @@
 package plain
 
-// Nearest returns the word of a list that s was probably meant to be: the one with the
-// fewest letters changed, left out, put in, or swapped with their neighbour, a third of
-// them at most. It is "" when none is near.
-func Nearest(s string, list []string) (word string) {
-	least := max(1, len(s)/3) + 1
+import (
+	"cmp"
+	"slices"
+	"strings"
+)
+
+// maxNear is how many words Nearest returns.
+const maxNear = 5
+
+// Nearest returns the words of a list that s was probably meant to be, the nearest first:
+// those that contain it or are in it, and those that a few letters changed, left out, put
+// in, or swapped with their neighbour make of it, a third of them at most.
+func Nearest(s string, list []string) []string {
+	type near struct {
+		word string
+		d    int
+	}
+	var found []near
 	for _, w := range list {
-		if d := distance(s, w); d < least {
-			word, least = w, d
+		d := distance(strings.ToLower(s), strings.ToLower(w))
+		if len(s) > 1 && strings.Contains(w, s) || len(w) > 1 && strings.Contains(s, w) {
+			d = min(d, 1)
+		}
+		if d <= max(1, len(s)/3) {
+			found = append(found, near{w, d})
 		}
 	}
-	return word
+	slices.SortStableFunc(found, func(a, b near) int { return cmp.Compare(a.d, b.d) })
+	var out []string
+	for _, f := range found[:min(maxNear, len(found))] {
+		out = append(out, f.word)
+	}
+	return out
 }
 
 // DidYouMean returns a question for the end of an error, "" when no word is near.
 func DidYouMean(s string, list []string) string {
-	if w := Nearest(s, list); w != "" {
-		return "; did you mean " + w + "?"
+	if near := Nearest(s, list); len(near) > 0 {
+		return "; did you mean " + strings.Join(near, ", ") + "?"
 	}
 	return ""
 }
 
-// distance returns the optimal string alignment distance of two words.
+// distance returns the optimal string alignment distance of two words: V. Levenshtein's
+// (1965), and neighbours that are swapped count as one change.
 func distance(a, b string) int {
 	before, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
 	for j := range row {

@@ -1,6 +1,7 @@
-// Package plain keeps control characters away from terminals and logs. Names
-// come from modules, recordings and other machines: an escape sequence in one
-// would move the cursor, paint over what stands there or retitle the window.
+// Package plain is for text that people read. It keeps control characters away from
+// terminals and logs: names come from modules, recordings and other machines, and an
+// escape sequence in one would move the cursor, paint over what stands there or retitle
+// the window. It also guesses what a misspelt word was meant to be.
 //
 //	w := plain.Writer{W: os.Stdout}
 //	fmt.Fprintln(w, "\x1b[2J") // prints \u001b[2J

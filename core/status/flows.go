@@ -12,6 +12,7 @@ import (
 	"github.com/caplance/caplance/core/api"
 	"github.com/caplance/caplance/core/fastpath"
 	"github.com/caplance/caplance/core/flow"
+	"github.com/caplance/caplance/core/plain"
 )
 
 // walkStep is how many entries a worker shows at once between packets.
@@ -80,12 +81,12 @@ func (m *Model) known(f api.BackendFilter) error {
 		for _, svc := range snap.Services.List {
 			names = append(names, svc.Name)
 		}
-		return fmt.Errorf("service %q is unknown (services: %s)", f.Service, strings.Join(names, ", "))
+		return fmt.Errorf("service %q is unknown%s (services: %s)", f.Service, plain.DidYouMean(f.Service, names), strings.Join(names, ", "))
 	}
 	ordered := func(o api.AdminRow) bool { return o.Backend == f.Backend }
 	expected := func(s *core.Service) bool { return slices.Contains(s.Expected, f.Backend) }
 	if f.Backend != "" && !slices.ContainsFunc(snap.Services.List, expected) && !snap.HasBackend(f.Backend) && !slices.ContainsFunc(m.Orders(), ordered) {
-		return fmt.Errorf("backend %q is unknown (caplancectl backends lists them)", f.Backend)
+		return fmt.Errorf("backend %q is unknown%s (caplancectl backends lists them)", f.Backend, plain.DidYouMean(f.Backend, snap.BackendNames()))
 	}
 	return nil
 }

@@ -167,7 +167,7 @@ var rules = []rule{
 	},
 	{
 		why:  "core/admin keeps the operator's orders, a source of the state; what flows there are, it is told",
-		from: []string{"./core/admin"}, to: only("./core", "./core/api", "./core/protocol", "./core/state"),
+		from: []string{"./core/admin"}, to: only("./core", "./core/api", "./core/plain", "./core/protocol", "./core/state"),
 		example: [2]string{"./core/admin", "./core/registry"},
 	},
 	{
@@ -193,7 +193,7 @@ var rules = []rule{
 	},
 	{
 		why:  "core/status puts answers together from what it reads: the store, the counters, flows in workers and kernel, queues, senders, policies",
-		from: []string{"./core/status"}, to: only("./core", "./core/api", "./core/counters", "./core/events", "./core/state", "./core/datapath", "./core/flow",
+		from: []string{"./core/status"}, to: only("./core", "./core/api", "./core/counters", "./core/events", "./core/plain", "./core/state", "./core/datapath", "./core/flow",
 			"./core/fastpath", "./core/verdict", "./core/forward", "./core/privilege", "./core/reconcile", "./plugins/manager"),
 		example: [2]string{"./core/status", "./core/control"},
 	},
@@ -234,7 +234,7 @@ var rules = []rule{
 	},
 	{
 		why:  "caplancectl speaks to sockets",
-		from: []string{"./cmd/caplancectl"}, to: only("./core/api", "./core/control", "./core/plain"),
+		from: []string{"./cmd/caplancectl"}, to: only("./core/api", "./core/control", "./core/plain", "./core/version"),
 		example: [2]string{"./cmd/caplancectl", "./core/config"},
 	},
 	{
