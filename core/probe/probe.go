@@ -10,7 +10,9 @@
 package probe
 
 import (
+	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -133,14 +135,22 @@ const Unchecked = "not checked yet"
 // maxReason is how long a reason is, bytes.
 const maxReason = 160
 
-// reason makes an error a line for others to read.
+// reason makes an error a line for others to read. The port that a check came from is
+// left out: it is another one each time, and each other reason is news for the balancer.
 func reason(err error) string {
+	text := err.Error()
+	var op *net.OpError
+	if errors.As(err, &op) && op.Source != nil {
+		from := *op
+		from.Source = nil
+		text = strings.Replace(text, op.Error(), from.Error(), 1)
+	}
 	s := strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
 			return ' '
 		}
 		return r
-	}, err.Error())
+	}, text)
 	if len(s) > maxReason {
 		s = strings.ToValidUTF8(s[:maxReason], "") + "…"
 	}
