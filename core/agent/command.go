@@ -89,11 +89,15 @@ func (s *session) become(to State) {
 // unleased is the time between two HEALTH for a balancer that tells no lease.
 const unleased = 5 * time.Second
 
+// minInterval is the least time between two HEALTH, whatever a balancer says: a third of
+// the shortest lease that one can be configured with is 33 ms.
+const minInterval = 10 * time.Millisecond
+
 // interval returns the time between two HEALTH: a lease has room for three.
 func (s *session) interval() time.Duration {
 	d := unleased
 	if s.offer.lease > 0 {
-		d = s.offer.lease / 3
+		d = max(s.offer.lease/3, minInterval)
 	}
 	if s.a.State() == Draining {
 		d = min(d, drainInterval)

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caplance/caplance/core"
 	"github.com/caplance/caplance/core/hostnet"
 )
 
@@ -21,6 +23,7 @@ import (
 type guard struct {
 	allowed  []netip.Prefix // vip_networks; none: every one
 	own      map[netip.Addr]bool
+	networks []netip.Prefix // connected ones
 	gateways map[netip.Addr]bool
 	resolver map[netip.Addr]bool
 }
@@ -33,6 +36,7 @@ func (a *Agent) newGuard() *guard {
 		// One without a network may be a VIP of a balancer that runs here, too.
 		if l, ok := n.Link(addr.Link); ok && l.Name != "lo" && !addr.Prefix.IsSingleIP() {
 			g.own[addr.Prefix.Addr().Unmap()] = true
+			g.networks = append(g.networks, addr.Prefix)
 		}
 	}
 	var err error
@@ -44,7 +48,12 @@ func (a *Agent) newGuard() *guard {
 
 // refuses returns why a VIP may not be put on lo, nil if it may.
 func (g *guard) refuses(vip netip.Addr) error {
+	special := core.Special(vip)
 	switch {
+	case special != "" || vip.Zone() != "":
+		return fmt.Errorf("vip %v is %s: no client gets there", vip, cmp.Or(special, "an address of one link"))
+	case g.broadcasts(vip):
+		return fmt.Errorf("vip %v is the broadcast address of a network of this machine's", vip)
 	case len(g.allowed) > 0 && !slices.ContainsFunc(g.allowed, func(p netip.Prefix) bool { return p.Contains(vip) }):
 		return fmt.Errorf("vip %v is in none of this agent's vip_networks %v", vip, g.allowed)
 	case g.own[vip]:
@@ -55,6 +64,13 @@ func (g *guard) refuses(vip netip.Addr) error {
 		return fmt.Errorf("vip %v is a resolver of this machine's (/etc/resolv.conf)", vip)
 	}
 	return nil
+}
+
+// broadcasts reports whether an address is the broadcast address of a connected network.
+func (g *guard) broadcasts(vip netip.Addr) bool {
+	return slices.ContainsFunc(g.networks, func(p netip.Prefix) bool {
+		return vip.Is4() && p.Bits() < 31 && p.Contains(vip) && !p.Contains(vip.Next())
+	})
 }
 
 // resolvers returns the name servers of a resolv.conf(5), but those on this machine.

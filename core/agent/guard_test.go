@@ -19,15 +19,30 @@ func TestGuard(t *testing.T) {
 	addr := netip.MustParseAddr
 	g := &guard{
 		own:      map[netip.Addr]bool{addr("10.0.0.11"): true},
+		networks: []netip.Prefix{netip.MustParsePrefix("10.0.0.11/24"), netip.MustParsePrefix("10.1.0.0/31"), netip.MustParsePrefix("2001:db8:1::1/64")},
 		gateways: map[netip.Addr]bool{addr("10.0.0.1"): true},
 		resolver: map[netip.Addr]bool{addr("2001:db8::53"): true},
 	}
 	for vip, want := range map[string]string{
-		"192.0.2.1":    "",
-		"10.0.0.12":    "",
-		"10.0.0.11":    "an address of a link",
-		"10.0.0.1":     "a gateway",
-		"2001:db8::53": "a resolver",
+		"192.0.2.1":        "",
+		"10.0.0.12":        "",
+		"10.0.0.11":        "an address of a link",
+		"10.0.0.1":         "a gateway",
+		"2001:db8::53":     "a resolver",
+		"127.0.0.1":        "a loopback address", // what listens there is for nobody else
+		"::1":              "a loopback address",
+		"0.0.0.0":          "an unspecified address",
+		"::":               "an unspecified address",
+		"224.0.0.1":        "a multicast address",
+		"ff02::1":          "a multicast address",
+		"169.254.1.1":      "a link-local address",
+		"fe80::1":          "a link-local address",
+		"255.255.255.255":  "the broadcast address",
+		"10.0.0.255":       "the broadcast address of a network",
+		"2001:db8::9%eth0": "an address of one link",
+		"10.1.0.1":         "",
+		"10.0.1.255":       "",
+		"2001:db8:1::ffff": "",
 	} {
 		if err := g.refuses(addr(vip)); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", vip, err, want)

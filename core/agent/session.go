@@ -32,6 +32,7 @@ type session struct {
 	registered  bool
 	updates     bool                  // the balancer takes another REGISTER as an update
 	offer       offer                 // accepted last
+	offersUntil time.Time             // what the OFFERs have taken of the balancer's time
 	setting     *setting              // nil: the machine serves it
 	ready       uint64                // the number of the newest that it serves, 0: none
 	fit         bool                  // the machine has served an offer of this session

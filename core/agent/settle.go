@@ -52,13 +52,33 @@ func (s *session) finish() error {
 	return s.found()
 }
 
+const (
+	// offerEvery is how much time one OFFER takes of the balancer's, and offersAhead how
+	// much it may take before: 20 at once, and then five a second.
+	offerEvery  = 200 * time.Millisecond
+	offersAhead = 4 * time.Second
+)
+
 // offered takes an OFFER, which comes unasked. The HEALTH that answers it is
-// sent once it is set up.
+// sent once it is set up. Those that come too fast wait, unread: each changes the
+// machine and has a line in the log.
 func (s *session) offered(reply protocol.Reply) error {
 	if s.stopping || !s.registered {
 		return nil
 	}
+	if d := s.paceOffer(time.Now()); d > 0 {
+		sleep(s.ctx, d, nil)
+	}
 	return s.change(reply)
+}
+
+// paceOffer returns how long an OFFER has to wait.
+func (s *session) paceOffer(now time.Time) time.Duration {
+	if earliest := now.Add(-offersAhead); s.offersUntil.Before(earliest) {
+		s.offersUntil = earliest
+	}
+	s.offersUntil = s.offersUntil.Add(offerEvery)
+	return s.offersUntil.Sub(now)
 }
 
 // change takes what of the offer an answer changes.
