@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"net/netip"
 	"time"
@@ -121,8 +122,8 @@ func (r *Registry) serve(ctx context.Context, s *session) {
 	case s.name == "":
 		r.quiet.warn(s.peer.Addr(), "", "session ended unregistered", "peer", s.peer, "err", err)
 	case err == nil:
-		s.log.Info("backend deregistered", "backend", s.name)
+		s.report(slog.LevelInfo, "backend deregistered")
 	default:
-		s.log.Warn("session of a backend broke", "backend", s.name, "err", err)
+		s.report(slog.LevelWarn, "session of a backend broke", "err", err)
 	}
 }

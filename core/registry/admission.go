@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"slices"
 	"strings"
@@ -93,7 +94,7 @@ func (s *session) update(ctx context.Context, req protocol.Request) (answer, err
 	s.throttle(ctx, changed)
 	s.wait(ctx, revision)
 	if changed {
-		s.log.Info("backend updated", "backend", s.name)
+		s.report(slog.LevelInfo, "backend updated")
 	}
 	return s.registered(), nil
 }
@@ -171,6 +172,7 @@ func (s *session) admit(ctx context.Context) error {
 	if errors.Is(s.proof.Err(), context.DeadlineExceeded) {
 		return errors.New("SANE came too late")
 	}
+	s.spaceOut(ctx)
 	set := s.r.settings.Load()
 	req, owner, err := s.permitted(s.req) // since REGISTER
 	if err == nil {
@@ -204,9 +206,24 @@ func (s *session) admit(ctx context.Context) error {
 		s.token = newNonce()
 		s.r.streams.offer(s)
 	}
-	s.log.Info("backend registered", "backend", s.name, "addr", s.addr)
+	s.report(slog.LevelInfo, "backend registered", "addr", s.addr)
 	s.wait(ctx, revision)
 	return nil
+}
+
+// spaceOut has an agent wait that comes and goes: each time changes the pools. The limit
+// is that of a session's changes, of each backend that the agent may have, or of the
+// data IP where agents prove nothing.
+func (s *session) spaceOut(ctx context.Context) {
+	whose, most := s.owner.agent, max(1, s.owner.names)
+	if whose == "" {
+		whose, most = s.req.Addr.String(), 1
+	}
+	if d := s.r.comings.take(whose, time.Now(), s.r.settings.Load().Limits.Changes*most); d > 0 {
+		s.r.counted.changes.Add(1)
+		s.r.quiet.warn(s.peer.Addr(), "", "backend registers too often: it has to wait", "peer", s.peer, "backend", s.req.Name, "delay", d)
+		sleep(ctx, d)
+	}
 }
 
 func newNonce() string {

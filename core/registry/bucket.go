@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"maps"
 	"sync"
 	"time"
 )
@@ -18,6 +19,38 @@ func (b *bucket) take(now time.Time, perSec int) time.Duration {
 	b.last = now
 	b.used++
 	return time.Duration(max(0, b.used-4*float64(perSec)) / float64(perSec) * float64(time.Second))
+}
+
+// idle reports whether nothing of it is used.
+func (b *bucket) idle(now time.Time, perSec int) bool {
+	return now.Sub(b.last).Seconds()*float64(perSec) >= b.used
+}
+
+// buckets are those of many, by name; the zero value is ready. Its methods may be called
+// concurrently.
+type buckets struct {
+	mu    sync.Mutex
+	of    map[string]*bucket
+	swept time.Time
+}
+
+// take takes a token of one bucket and returns how long to wait until it is there.
+func (m *buckets) take(name string, now time.Time, perSec int) time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if now.Sub(m.swept) >= time.Minute {
+		m.swept = now
+		maps.DeleteFunc(m.of, func(_ string, b *bucket) bool { return b.idle(now, perSec) })
+	}
+	b := m.of[name]
+	if b == nil {
+		if m.of == nil {
+			m.of = map[string]*bucket{}
+		}
+		b = &bucket{}
+		m.of[name] = b
+	}
+	return b.take(now, perSec)
 }
 
 // pool is a token bucket for many, with room for one second. The zero value is full.

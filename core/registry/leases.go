@@ -33,6 +33,7 @@ type entry struct {
 	unreachable string            // why its packets do not arrive, "": they do
 	unwell      string            // why it is not healthy
 	down        map[string]string // why services are, and protocol.Whole the backend, as its agent says
+	restated    bool              // reasons are others than Apply has seen
 	broke       string            // how its session ended, without a holder
 	drained     bool              // out of the list, but the session goes on
 	owner       owner

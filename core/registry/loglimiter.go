@@ -14,6 +14,8 @@ const (
 	// maxLogLines are logged in a second, of all of them; maxNetLines of what one
 	// network causes.
 	maxLogLines, maxNetLines = 20, 5
+	// maxKnownKeys are told apart of registered agents: some messages of each backend.
+	maxKnownKeys = 32768
 )
 
 // logLimiter logs what strangers can cause: each message once a second for each
@@ -21,7 +23,8 @@ const (
 // none of them can silence what is said of others, and then how often it was not
 // logged.
 type logLimiter struct {
-	log *slog.Logger
+	log    *slog.Logger
+	listed bool // only those who are registered cause messages: each has its own once a second, however many there are
 
 	mu    sync.Mutex
 	keys  map[logKey]*logState
@@ -78,12 +81,15 @@ func (l *logLimiter) take(k logKey, now time.Time) (unlogged int, ok bool) {
 		}
 	}
 	s, net := l.keys[k], network(k.from)
-	full := l.lines >= maxLogLines || l.nets[net] >= maxNetLines
+	full, most := l.lines >= maxLogLines || l.nets[net] >= maxNetLines, maxLogKeys
+	if l.listed {
+		full, most = false, maxKnownKeys
+	}
 	switch {
 	case s != nil && (full || now.Sub(s.last) < time.Second):
 		s.silent++
 		return 0, false
-	case s == nil && (full || len(l.keys) >= maxLogKeys):
+	case s == nil && (full || len(l.keys) >= most):
 		l.lost++
 		return 0, false
 	case s == nil:

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/caplance/caplance/core/protocol"
@@ -122,11 +123,11 @@ func (s *session) proveAgain(ctx context.Context, req protocol.Request) {
 func (s *session) tellPath(unreachable, narrow string) {
 	switch {
 	case unreachable != "":
-		s.log.Warn("backend unreachable: it gets no new flows", "backend", s.name, "addr", s.addr, "why", unreachable)
+		s.report(slog.LevelWarn, "backend unreachable: it gets no new flows", "addr", s.addr, "why", unreachable)
 	case narrow != "":
-		s.log.Warn("path to backend is too narrow", "backend", s.name, "addr", s.addr, "why", narrow)
+		s.report(slog.LevelWarn, "path to backend is too narrow", "addr", s.addr, "why", narrow)
 	default:
-		s.log.Info("path to backend works again", "backend", s.name, "addr", s.addr)
+		s.report(slog.LevelInfo, "path to backend works again", "addr", s.addr)
 	}
 }
 

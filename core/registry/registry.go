@@ -89,8 +89,10 @@ type Registry struct {
 	leases   leases
 	conns    connLimiter
 	streams  streams
-	quiet    *logLimiter
+	quiet    *logLimiter // of strangers
+	known    *logLimiter // of registered agents
 	sanities pool
+	comings  buckets // of agents that are admitted
 	counted  counted
 	ready    chan struct{}
 	recheck  chan struct{} // holds one
@@ -104,7 +106,7 @@ type Registry struct {
 
 // New checks nothing and starts nothing.
 func New(cfg Config) *Registry {
-	r := &Registry{cfg: cfg, ready: make(chan struct{}), recheck: make(chan struct{}, 1), quiet: &logLimiter{log: cfg.Log}}
+	r := &Registry{cfg: cfg, ready: make(chan struct{}), recheck: make(chan struct{}, 1), quiet: &logLimiter{log: cfg.Log}, known: &logLimiter{log: cfg.Log, listed: true}}
 	cfg.Settings.Limits.fill()
 	r.settings.Store(&cfg.Settings)
 	r.leases = leases{cfg: &r.cfg, settings: &r.settings, entries: map[string]*entry{}}

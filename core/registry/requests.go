@@ -77,7 +77,27 @@ func (s *session) throttle(ctx context.Context, changed bool) {
 	if !changed {
 		return
 	}
-	if d := s.changes.take(time.Now(), s.r.settings.Load().Limits.Changes); d > 0 {
+	s.holdBack(ctx, s.changes.take(time.Now(), s.r.settings.Load().Limits.Changes))
+}
+
+// throttleServices does so when services turn too often, each by itself: a backend of
+// many has many that turn at once, and what is down should not wait for that.
+func (s *session) throttleServices(ctx context.Context, turned []string) {
+	now, most, delay := time.Now(), s.r.settings.Load().Limits.Changes, time.Duration(0)
+	for _, name := range turned {
+		if s.turns == nil {
+			s.turns = map[string]*bucket{}
+		}
+		if s.turns[name] == nil {
+			s.turns[name] = &bucket{}
+		}
+		delay = max(delay, s.turns[name].take(now, most))
+	}
+	s.holdBack(ctx, delay)
+}
+
+func (s *session) holdBack(ctx context.Context, d time.Duration) {
+	if d > 0 {
 		s.r.counted.changes.Add(1)
 		s.r.quiet.warn(s.peer.Addr(), "", "backend changes its state too often: answers are delayed", "backend", s.name, "delay", d)
 		sleep(ctx, d)

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/caplance/caplance/core"
 	"github.com/caplance/caplance/core/protocol"
@@ -17,11 +18,14 @@ func (s *session) service(ctx context.Context, req protocol.Request) (answer, er
 	names := slices.DeleteFunc(slices.Clone(req.Services), func(name string) bool {
 		return !req.Up && name != protocol.Whole && !slices.Contains(known, name) // gone meanwhile
 	})
-	// Not held up like other changes: a backend of many services has many at once, and
-	// what is down should not wait. The limit of lines holds.
-	if err := s.r.leases.service(ctx, s, names, req); err != nil {
+	turned, err := s.r.leases.service(ctx, s, names, req)
+	if err != nil {
 		return answer{}, err
 	}
+	if len(turned) > 0 {
+		s.tellServices(strings.Join(turned, ","), req)
+	}
+	s.throttleServices(ctx, turned)
 	return answer{line: strings.Join(strings.Fields(string(protocol.Service)+" "+strings.Join(req.Services, ",")+" "+upDown(req.Up)), " ")}, nil
 }
 
@@ -32,32 +36,29 @@ func upDown(up bool) string {
 	return "down"
 }
 
-// service notes how services do.
-func (l *leases) service(ctx context.Context, s *session, names []string, req protocol.Request) error {
-	var news []string
-	_, _, err := l.change(ctx, func() (bool, error) {
+// service notes how services do, and returns those that turned. Another reason why one
+// stays down is published at once, unless there are many: then with the next change, or
+// HEALTH.
+func (l *leases) service(ctx context.Context, s *session, names []string, req protocol.Request) (turned []string, err error) {
+	_, _, err = l.change(ctx, func() (bool, error) {
 		e := l.held(s)
 		if e == nil {
 			return false, nil
 		}
-		changed := false
 		for _, name := range names {
 			why, down := e.down[name]
 			if down == req.Up {
-				news = append(news, name)
+				turned = append(turned, name)
 			}
-			changed = changed || down == req.Up || down && why != req.Reason
+			e.restated = e.restated || down && !req.Up && why != req.Reason
 			e.note(name, req)
 		}
-		if changed {
-			e.refresh()
-		}
+		e.refresh()
+		changed := len(turned) > 0 || e.restated && s.reasons.take(time.Now(), l.settings.Load().Limits.Changes)
+		e.restated = e.restated && !changed
 		return changed, nil
 	})
-	if len(news) > 0 && err == nil {
-		s.tellServices(strings.Join(news, ","), req)
-	}
-	return err
+	return turned, err
 }
 
 // note notes how one service does.

@@ -43,6 +43,8 @@ type session struct {
 	active  int        // flows of its backend, when they were counted
 	counted time.Time
 	changes bucket
+	turns   map[string]*bucket // changes of its services
+	reasons pool               // published reasons of services that stay down
 	lines   bucket
 	invalid int        // lines in a row
 	name    string     // "" until registered; then constant
@@ -162,6 +164,12 @@ const (
 func (s *session) retime() {
 	set := s.r.settings.Load()
 	s.comm.SetTimeouts(set.lease(leaseKind(s.lease.Load())), set.WriteTimeout)
+}
+
+// report logs what became of the session's backend: once a second each, for an agent can
+// come and go as fast as it likes.
+func (s *session) report(level slog.Level, msg string, args ...any) {
+	s.r.known.write(level, s.peer.Addr(), s.name, msg, append([]any{"peer", s.peer, "backend", s.name}, args...))
 }
 
 func (s *session) write(line string) error {

@@ -48,7 +48,7 @@ func (l *leases) update(ctx context.Context, s *session, req protocol.Request) (
 }
 
 // health carries out HEALTH, which has acknowledged these VIPs; nil is no news.
-// It reports whether the agent has changed its state.
+// It reports whether the agent has changed its state, or reasons.
 func (l *leases) health(ctx context.Context, s *session, req protocol.Request, vips []netip.Addr) (turned bool, err error) {
 	healthy := req.Code == 200
 	if l.sameHealth(s, healthy, req.Load) && vips == nil {
@@ -59,7 +59,8 @@ func (l *leases) health(ctx context.Context, s *session, req protocol.Request, v
 		if e == nil {
 			return false, nil
 		}
-		turned = e.healthy != healthy
+		turned = e.healthy != healthy || e.restated
+		e.restated = false
 		e.healthy, e.unwell = healthy, fmt.Sprintf("its agent reports HEALTH %d", req.Code)
 		e.refresh()
 		return e.hasVIPs(vips) || turned, nil
@@ -90,7 +91,7 @@ func (l *leases) forgetVIPs(ctx context.Context, s *session, offered []netip.Add
 }
 
 // sameHealth notes the load, which alone is no change, or every heartbeat would
-// rebuild the pools. It reports whether there is no other.
+// rebuild the pools. It reports whether there is no other, and no reason to be published.
 func (l *leases) sameHealth(s *session, healthy bool, load string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -99,7 +100,7 @@ func (l *leases) sameHealth(s *session, healthy bool, load string) bool {
 		return true
 	}
 	e.backend.Vitals.SetLoad(core.ParseLoad(load))
-	return e.healthy == healthy
+	return e.healthy == healthy && !e.restated
 }
 
 // status returns what a HEALTHACK reports to a v=2 agent.
