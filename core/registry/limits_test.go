@@ -149,6 +149,32 @@ func TestComesAndGoes(t *testing.T) {
 	})
 }
 
+// What turns at one time is all in the log, each with its reason: many services of a
+// backend's, and of many backends in one network.
+func TestManyReasons(t *testing.T) {
+	bubble(t, func(t *testing.T, w *testbed) {
+		var log bytes.Buffer
+		w.r.known.log = slog.New(slog.NewTextHandler(&log, nil))
+		w.r.quiet.log = w.r.known.log
+		for i := range 30 {
+			p := w.join(fmt.Sprint("web", i), fmt.Sprint("10.0.0.", i+1), "")
+			p.ask(fmt.Sprint("SERVICE web down web", i, " is empty"), "SERVICE web down")
+			p.ask(fmt.Sprint("SERVICE dns down dns", i, " is empty"), "SERVICE dns down")
+			p.ask("SERVICE web,dns up", "SERVICE web,dns up")
+		}
+		for i := range 30 {
+			for _, want := range []string{"web", "dns"} {
+				if want := fmt.Sprintf("why=\"%s%d is empty\"", want, i); !strings.Contains(log.String(), want) {
+					t.Errorf("nothing says %s", want)
+				}
+			}
+		}
+		if n := strings.Count(log.String(), "works again"); n != 30 {
+			t.Errorf("%d of 30 work again", n)
+		}
+	})
+}
+
 // Buckets of those who stay away are not kept.
 func TestBuckets(t *testing.T) {
 	var m buckets

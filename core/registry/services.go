@@ -79,11 +79,14 @@ func (e *entry) note(name string, req protocol.Request) {
 	}
 }
 
+// tellServices logs how services turned. Each has its own line, whatever else turns at
+// the same time: its reason is another one.
 func (s *session) tellServices(names string, req protocol.Request) {
+	from, about := s.peer.Addr(), s.name+" "+names
 	switch {
 	case req.Up:
-		s.r.quiet.info(s.peer.Addr(), s.name, "service works again at backend", "backend", s.name, "service", names)
+		s.r.known.info(from, about, "service works again at backend", "backend", s.name, "service", names)
 	default:
-		s.r.quiet.warn(s.peer.Addr(), s.name, "service down at backend: no new flows", "backend", s.name, "service", names, "why", req.Reason)
+		s.r.known.warn(from, about, "service down at backend: no new flows", "backend", s.name, "service", names, "why", req.Reason)
 	}
 }
