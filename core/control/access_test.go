@@ -17,6 +17,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	"github.com/caplance/caplance/core/api"
 	"github.com/caplance/caplance/core/nettest"
@@ -256,4 +257,21 @@ func TestIdleClients(t *testing.T) {
 			t.Errorf("%v, its room is free: %v", err, left)
 		}
 	})
+}
+
+// Who may do nothing does not fill the log.
+func TestAuditIsBounded(t *testing.T) {
+	log := &logBuffer{}
+	a := &auditor{log: slog.New(slog.NewTextHandler(log, nil))}
+	long := strings.Repeat("é", 1<<19)
+	a.refused(caller{}, long)
+	a.done(caller{}, long, nil)
+	if got := log.String(); strings.Count(got, "order=") != 2 || len(got) > 2*(maxOrder+1000) || !utf8.ValidString(got) {
+		t.Errorf("%d bytes of log", len(got))
+	}
+	log.buf.Reset()
+	a.done(caller{}, "backends/order", nil)
+	if !strings.Contains(log.String(), "order=backends/order result=done") {
+		t.Errorf("log: %s", log)
+	}
 }

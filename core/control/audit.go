@@ -28,7 +28,7 @@ func (a *auditor) done(c caller, order string, err error) {
 	if err != nil {
 		result = err.Error()
 	}
-	a.log.Info("order", a.who(c, "order", order, "result", result)...)
+	a.log.Info("order", a.who(c, "order", clip(order), "result", result)...)
 }
 
 // refused writes the line of one who may not.
@@ -39,8 +39,19 @@ func (a *auditor) refused(c caller, order string) {
 		a.more++
 		return
 	}
-	a.log.Warn("order refused: its user may not", a.who(c, "order", order, "not_logged", a.more)...)
+	a.log.Warn("order refused: its user may not", a.who(c, "order", clip(order), "not_logged", a.more)...)
 	a.denied, a.more = time.Now(), 0
+}
+
+// maxOrder is how much of an order is in a line, bytes: who may give none can send a
+// megabyte, too.
+const maxOrder = 2048
+
+func clip(order string) string {
+	if len(order) <= maxOrder {
+		return order
+	}
+	return strings.ToValidUTF8(order[:maxOrder], "") + "…"
 }
 
 func (a *auditor) who(c caller, more ...any) []any {
