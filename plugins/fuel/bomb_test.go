@@ -94,3 +94,27 @@ func TestMeterRefusesBombs(t *testing.T) {
 		})
 	}
 }
+
+// Each type's name takes the engine, also in the live process, a time that is quadratic in
+// its parameters: 16 MB of types took 20 s and some hundred MB.
+func TestMeterBoundsTypes(t *testing.T) {
+	module := func(types, params int) []byte {
+		one := append(append([]byte{0x60}, num(params)...), times(params, 0x7f)...)
+		all := append(num(types), bytes.Repeat(append(one, 0), types)...)
+		return append(append([]byte(preamble), 1), vec(all)...)
+	}
+	for _, tt := range []struct {
+		types, params int
+		want          string
+	}{
+		{65, 1000, ""},
+		{66, 1000, "types have more than 65536 parameters and results in all"},
+		{65536, 1, ""},
+		{65537, 1, "types have more than 65536"},
+	} {
+		_, err := fuel.Meter(module(tt.types, tt.params), fuel.Options{Fuel: 1, Depth: 1, TableSize: 1})
+		if (err == nil) != (tt.want == "") || err != nil && (!errors.Is(err, fuel.ErrHeavy) || !strings.Contains(err.Error(), tt.want)) {
+			t.Errorf("%d types of %d parameters: %v, want %q", tt.types, tt.params, err, tt.want)
+		}
+	}
+}

@@ -6,6 +6,7 @@ package fuel
 const (
 	maxItems    = 100_000 // types, imports, functions, globals, exports, segments
 	maxArity    = 1_000   // parameters, results of a function
+	maxArities  = 1 << 16 // of all types: the engine names each type in a time that is quadratic in its own
 	maxTables   = 16
 	maxElements = 1 << 20 // entries of element segments
 	maxLocals   = 1 << 20 // of all functions
@@ -84,11 +85,16 @@ func (m *module) readTypes(r *reader) {
 		}
 		return r.wasm[from:max(from, r.pos)]
 	}
+	arities := uint64(0)
 	for n := r.count("types", maxItems); n > 0 && r.ok(); n-- {
 		if form := r.byte(); r.ok() && form != 0x60 {
 			r.fail(ErrUnsupported, "type of form %#x is not of WebAssembly 2.0", form)
 		}
-		m.types = append(m.types, funcType{params: list("parameters"), results: list("results")})
+		t := funcType{params: list("parameters"), results: list("results")}
+		if arities += t.arity(); arities > maxArities {
+			r.fail(ErrHeavy, "types have more than %d parameters and results in all", maxArities)
+		}
+		m.types = append(m.types, t)
 	}
 }
 
