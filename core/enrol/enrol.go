@@ -202,7 +202,8 @@ func (s *Store) Redeem(secret []byte, key auth.PublicKey, now time.Time) (a auth
 	a.Keys = []auth.PublicKey{key}
 	s.tokens = slices.Delete(s.tokens, at, at+1)
 	if other := auth.FindKey(s.agents, key); other != nil && other.Name != a.Name {
-		return a, fmt.Errorf("key is agent %s's already: each machine has its own (caplance keygen)", other.Name)
+		err := fmt.Errorf("key is agent %s's already: each machine has its own (caplance keygen)", other.Name)
+		return a, errors.Join(err, s.change(s.agents, s.tokens))
 	}
 	agents := slices.DeleteFunc(slices.Clone(s.agents), func(o auth.Agent) bool { return o.Name == a.Name })
 	return a, s.change(append(agents, a), s.tokens)

@@ -85,6 +85,9 @@ func TestRedeem(t *testing.T) {
 	if _, err := s.Redeem(secret, other, now); err == nil || !strings.Contains(err.Error(), "key is agent web1's already") {
 		t.Errorf("a key for two: %v", err)
 	}
+	if open(t, path).Waiting(now) {
+		t.Error("its token is out again after a restart")
+	}
 	if ok, err := s.Remove("web1"); !ok || err != nil || len(open(t, path).Agents()) != 0 {
 		t.Errorf("removed: %v, %v", ok, err)
 	}
