@@ -21,6 +21,11 @@ func (b *bucket) take(now time.Time, perSec int) time.Duration {
 	return time.Duration(max(0, b.used-4*float64(perSec)) / float64(perSec) * float64(time.Second))
 }
 
+// room reports whether a token would be there at once.
+func (b *bucket) room(now time.Time, perSec int) bool {
+	return b.used-now.Sub(b.last).Seconds()*float64(perSec)+1 <= 4*float64(perSec)
+}
+
 // idle reports whether nothing of it is used.
 func (b *bucket) idle(now time.Time, perSec int) bool {
 	return now.Sub(b.last).Seconds()*float64(perSec) >= b.used

@@ -129,7 +129,7 @@ func TestComesAndGoes(t *testing.T) {
 			p.hangUp()
 		}
 		within(t, "120 registrations", time.Since(began), 20*time.Second, 20*time.Second)
-		if n := strings.Count(log.String(), "\n"); n > 2*22 {
+		if n := strings.Count(log.String(), "\n"); n > 2*25 {
 			t.Errorf("%d lines in 20 s:\n%s", n, &log)
 		}
 		if !strings.Contains(log.String(), "unlogged=") {

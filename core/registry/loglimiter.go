@@ -24,7 +24,7 @@ const (
 // logged.
 type logLimiter struct {
 	log    *slog.Logger
-	listed bool // only those who are registered cause messages: each has its own once a second, however many there are
+	listed bool // only those who are registered cause messages: each has its own once a second, and four at once, however many there are
 
 	mu    sync.Mutex
 	keys  map[logKey]*logState
@@ -42,7 +42,16 @@ type logKey struct {
 
 type logState struct {
 	last   time.Time
+	bucket bucket // of one who is listed
 	silent int
+}
+
+// due reports whether the message may be logged again.
+func (s *logState) due(listed bool, now time.Time) bool {
+	if !listed {
+		return now.Sub(s.last) >= time.Second
+	}
+	return s.bucket.room(now, 1)
 }
 
 // warn logs a message that comes from a peer, about one thing or ""; the zero address
@@ -86,7 +95,7 @@ func (l *logLimiter) take(k logKey, now time.Time) (unlogged int, ok bool) {
 		full, most = false, maxKnownKeys
 	}
 	switch {
-	case s != nil && (full || now.Sub(s.last) < time.Second):
+	case s != nil && (full || !s.due(l.listed, now)):
 		s.silent++
 		return 0, false
 	case s == nil && (full || len(l.keys) >= most):
@@ -99,6 +108,7 @@ func (l *logLimiter) take(k logKey, now time.Time) (unlogged int, ok bool) {
 		}
 		l.keys[k] = s
 	}
+	s.bucket.take(now, 1)
 	unlogged = s.silent + l.lost
 	s.last, s.silent, l.lost = now, 0, 0
 	l.lines++

@@ -166,7 +166,7 @@ func (s *session) retime() {
 	s.comm.SetTimeouts(set.lease(leaseKind(s.lease.Load())), set.WriteTimeout)
 }
 
-// report logs what became of the session's backend: once a second each, for an agent can
+// report logs what became of the session's backend: once a second each, and four at once, for an agent can
 // come and go as fast as it likes.
 func (s *session) report(level slog.Level, msg string, args ...any) {
 	s.r.known.write(level, s.peer.Addr(), s.name, msg, append([]any{"peer", s.peer, "backend", s.name}, args...))
