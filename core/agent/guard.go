@@ -125,18 +125,35 @@ func (a *Agent) lookGuarded(ctx context.Context) error {
 	}
 }
 
+// maxRefused vips are named in the log when an offer has more that are refused.
+const maxRefused = 16
+
 // guarded takes note of what the machine does not get of an offer: the services there
 // are down here. What it needs changes while it runs.
 func (a *Agent) guarded(was, now map[netip.Addr]string) {
+	more := 0
 	for vip, why := range now {
-		if was[vip] != why {
+		switch {
+		case was[vip] == why:
+		case more < maxRefused:
+			more++
 			a.log.Warn("vip refused: its services are down here", "why", why)
+		default:
+			more++
 		}
 	}
+	if more > maxRefused {
+		a.log.Warn("more vips refused", "more", more-maxRefused)
+	}
+	var free []netip.Addr
 	for vip := range was {
 		if now[vip] == "" {
-			a.log.Info("vip is refused no more", "vip", vip)
+			free = append(free, vip)
 		}
+	}
+	if len(free) > 0 {
+		slices.SortFunc(free, netip.Addr.Compare)
+		a.log.Info("vips are refused no more", "vips", few(free))
 	}
 	signal(a.judged)
 }

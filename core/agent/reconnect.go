@@ -55,7 +55,7 @@ func (a *Agent) reconnect(stop, life context.Context) {
 			a.log.Info("registering anew", "why", err)
 			continue
 		}
-		a.log.Warn("session ended, trying again", "server", a.config().Server, "err", err)
+		a.log.Warn("session ended, trying again", "server", a.config().Server, "err", brief(err))
 		a.backOff(stop, life, retry.delay())
 	}
 	a.setState(Unregistered)

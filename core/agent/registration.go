@@ -77,7 +77,7 @@ func (s *session) welcome(reply protocol.Reply, err error) error {
 		return err
 	}
 	s.registered, s.checks, s.updates = true, s.offer.checks, reply.Options["update"] == "yes"
-	s.a.log.Info("registered", "balancer", s.peer, "data_ip", s.a.dataIP, "vips", s.offer.vips, "balancers", s.offer.balancers)
+	s.a.log.Info("registered", "balancer", s.peer, "data_ip", s.a.dataIP, "vips", few(s.offer.vips), "balancers", few(s.offer.balancers))
 	s.tellConnections(s.server, reply.Options["connections"])
 	s.become(s.a.admin)
 	for _, v := range verbs { // the balancer may not know state=

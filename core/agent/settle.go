@@ -46,7 +46,7 @@ func (s *session) settled() <-chan struct{} {
 func (s *session) finish() error {
 	s.setting.cancel()
 	s.ready, s.fit, s.setting = s.setting.number, true, nil
-	s.a.log.Debug("machine serves the offer", "vips", s.offer.vips, "offer", s.ready)
+	s.a.log.Debug("machine serves the offer", "vips", few(s.offer.vips), "offer", s.ready)
 	s.checkServices()
 	s.unreported = time.After(firstResults)
 	return s.found()
@@ -86,7 +86,7 @@ func (s *session) change(reply protocol.Reply) error {
 	if err := s.accept(s.offer, reply); err != nil {
 		return err
 	}
-	s.a.log.Info("balancer changed its offer", "vips", s.offer.vips, "mtu", s.offer.mtu, "direct", s.offer.direct, "balancers", s.offer.balancers)
+	s.a.log.Info("balancer changed its offer", "vips", few(s.offer.vips), "mtu", s.offer.mtu, "direct", s.offer.direct, "balancers", few(s.offer.balancers))
 	return nil
 }
 
