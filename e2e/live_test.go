@@ -58,7 +58,7 @@ func newWorks(t testing.TB, c *cluster.Cluster, after string, vips ...netip.Addr
 				l.Close()
 				break
 			}
-			if time.Since(begin) > slow.Time(2*time.Second) {
+			if time.Since(begin) > slow.Promise(2*time.Second) {
 				t.Fatalf("%s: a new connection to %v after %s: %v", after, vip, time.Since(begin).Round(time.Millisecond), err)
 			}
 		}

@@ -166,7 +166,7 @@ func TestReusedPorts(t *testing.T) {
 				t.Errorf("%s: from port %d, before at %s: %v", state, port, was, err)
 				continue
 			}
-			if took := time.Since(began); l.backend != c.Backends[1].Name || took > slow.Time(700*time.Millisecond) {
+			if took := time.Since(began); l.backend != c.Backends[1].Name || took > slow.Promise(700*time.Millisecond) {
 				t.Errorf("%s: from port %d, before at %s: at %s after %v", state, port, was, l.backend, took)
 			}
 			must(t, l.reset())
