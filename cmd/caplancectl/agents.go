@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -18,6 +19,9 @@ import (
 func token(ctx context.Context, o *options, operands []string, w io.Writer) error {
 	if operands[0] != "create" {
 		return fmt.Errorf("%q is not create", operands[0])
+	}
+	if o.name == "" {
+		return errors.New("-name is missing: which agent is to join (like -name web1)?")
 	}
 	order := api.TokenOrder{Name: o.name, TTL: o.ttl.Seconds(), Address: o.address, Services: list(o.services), MaxNames: o.maxNames}
 	for _, s := range list(o.allow) {

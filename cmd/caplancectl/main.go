@@ -66,16 +66,29 @@ func (o *options) flags() *flag.FlagSet {
 	fs.IntVar(&o.limit, "limit", 100, "")
 	fs.BoolVar(&o.top, "top", false, "")
 	fs.BoolVar(&o.dryRun, "n", false, "")
-	fs.DurationVar(&o.lasts, "for", 0, "")
+	duration(fs, &o.lasts, "for")
 	fs.StringVar(&o.reason, "reason", "", "")
 	fs.StringVar(&o.name, "name", "", "")
 	fs.StringVar(&o.address, "address", "", "")
 	fs.StringVar(&o.allow, "allow", "", "")
 	fs.StringVar(&o.services, "services", "", "")
 	fs.IntVar(&o.maxNames, "max-names", 1, "")
-	fs.DurationVar(&o.ttl, "ttl", 10*time.Minute, "")
-	fs.DurationVar(&o.timeout, "timeout", 0, "")
+	o.ttl = 10 * time.Minute
+	duration(fs, &o.ttl, "ttl")
+	duration(fs, &o.timeout, "timeout")
 	return fs
+}
+
+// duration adds a flag for a time.
+func duration(fs *flag.FlagSet, d *time.Duration, name string) {
+	fs.Func(name, "", func(text string) error {
+		v, err := time.ParseDuration(text)
+		if err != nil {
+			return fmt.Errorf("write it like 30s, 10m or 24h")
+		}
+		*d = v
+		return nil
+	})
 }
 
 // run executes the command line and returns the exit code. What it prints has

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -59,4 +60,26 @@ func TestInterval(t *testing.T) {
 	if _, err := (offer{}).with(map[string]string{"lease": fmt.Sprint(1 << 40)}); err == nil {
 		t.Error("a lease of 35 years was taken")
 	}
+}
+
+// A balancer that sends lines, and answers nothing, is given up as a silent one is.
+func TestAnswersAreOverdue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := new(Agent)
+		a.cfg.Store(&Config{ReadTimeout: 10 * time.Second})
+		s := &session{a: a}
+		s.awaited = append(s.awaited, request{protocol.HealthAck, nil, time.Now()})
+		time.Sleep(unleased + 10*time.Second)
+		if err := s.overdue(); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(time.Millisecond)
+		if err := s.overdue(); err == nil || !strings.Contains(err.Error(), "no HEALTHACK within 15s") {
+			t.Error(err)
+		}
+		s.awaited = nil
+		if err := s.overdue(); err != nil {
+			t.Error(err)
+		}
+	})
 }

@@ -53,6 +53,7 @@ type session struct {
 type request struct {
 	answer protocol.Verb
 	done   func(protocol.Reply, error) error
+	sent   time.Time
 }
 
 // run connects, registers and serves until the session ends.
@@ -136,7 +137,7 @@ func (s *session) loop(stop, life context.Context) error {
 		case <-s.judged():
 			err = s.rejudged()
 		case <-s.heartbeats.C:
-			err = s.heartbeat()
+			err = errors.Join(s.overdue(), s.heartbeat())
 			s.heartbeats.Reset(s.interval())
 		case o := <-s.a.ops:
 			err = s.command(o)
@@ -161,8 +162,17 @@ func (s *session) loop(stop, life context.Context) error {
 
 // send writes a request and remembers the answer to wait for.
 func (s *session) send(req protocol.Request, answer protocol.Verb, done func(protocol.Reply, error) error) error {
-	s.awaited = append(s.awaited, request{answer, done})
+	s.awaited = append(s.awaited, request{answer, done, time.Now()})
 	return s.comm.WriteLine(req.String())
+}
+
+// overdue returns an error when a request has had no answer for as long as a silent
+// balancer is waited for: one may still send other lines, and know nothing of this agent.
+func (s *session) overdue() error {
+	if len(s.awaited) == 0 || time.Since(s.awaited[0].sent) <= unleased+s.a.config().ReadTimeout {
+		return nil
+	}
+	return fmt.Errorf("balancer %s sends lines, and no %s within %s", s.peer, s.awaited[0].answer, unleased+s.a.config().ReadTimeout)
 }
 
 // answer matches a line with the oldest request: the balancer answers in order.

@@ -201,6 +201,9 @@ func parse(data []byte, here origin) ([]change, error) {
 	var left []change
 	for i, line := range lines {
 		if !bytes.HasSuffix(line, []byte("\n")) {
+			if !torn(line, i == 0) {
+				return nil, fmt.Errorf("line %d: %.40q is not the begin of a change", i+1, line)
+			}
 			break
 		}
 		var c change
@@ -218,6 +221,20 @@ func parse(data []byte, here origin) ([]change, error) {
 		return nil, nil
 	}
 	return left, nil
+}
+
+// torn reports whether the last line may be one that a kill has cut: the begin of an
+// origin, in the first line, or of a change. What else stands there is damage, and hides
+// what was changed.
+func torn(line []byte, first bool) bool {
+	begins := []string{`{"link":"`, `{"index":`, `{"addr":"`, `{"sysctl":"`, `{"undone":`}
+	if first {
+		begins = []string{`{"boot":"`}
+	}
+	return slices.ContainsFunc(begins, func(begin string) bool {
+		n := min(len(begin), len(line))
+		return begin[:n] == string(line[:n])
+	})
 }
 
 // check refuses what this package does not write.
