@@ -38,7 +38,7 @@ install: build ## install programs, units, documents and examples (DESTDIR=, PRE
 	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(UNITDIR) $(DESTDIR)$(PREFIX)/share/doc/caplance $(DESTDIR)/etc/caplance
 	install -m 755 bin/caplance bin/caplancectl $(DESTDIR)$(BINDIR)
 	install -m 644 README.md LICENSE CHANGELOG.md docs/*.md *.example.toml $(DESTDIR)$(PREFIX)/share/doc/caplance
-	for unit in caplance caplance-agent; do sed 's#@BINDIR@#$(BINDIR)#; s#@DOCDIR@#$(PREFIX)/share/doc/caplance#' tools/package/$$unit.service >$(DESTDIR)$(UNITDIR)/$$unit.service; chmod 644 $(DESTDIR)$(UNITDIR)/$$unit.service; done
+	for unit in caplance caplance-agent; do sed 's#@BINDIR@#$(BINDIR)#; s#@DOCDIR@#$(PREFIX)/share/doc/caplance#' cmd/caplance/units/$$unit.service >$(DESTDIR)$(UNITDIR)/$$unit.service; chmod 644 $(DESTDIR)$(UNITDIR)/$$unit.service; done
 
 uninstall: ## remove what install installed; configuration, keys and state stay
 	rm -f $(DESTDIR)$(BINDIR)/caplance $(DESTDIR)$(BINDIR)/caplancectl $(DESTDIR)$(UNITDIR)/caplance.service $(DESTDIR)$(UNITDIR)/caplance-agent.service

@@ -130,7 +130,7 @@ func TestAllPrivileges(t *testing.T) {
 // names them.
 func unitCapabilities(t *testing.T, unit string) string {
 	t.Helper()
-	data, err := os.ReadFile("../tools/package/" + unit + ".service")
+	data, err := os.ReadFile("../cmd/caplance/units/" + unit + ".service")
 	must(t, err)
 	_, list, ok := strings.Cut(string(data), "CapabilityBoundingSet=")
 	if !ok {

@@ -39,6 +39,7 @@ func init() {
 	commands = []command{
 		{"server", "", "balance flows over the backends that register", server},
 		{"agent", "client", "register this machine as a backend and receive its flows", runAgent},
+		{"init", "", "write the files of a first start, of a balancer or an agent", initialise},
 		{"join", "", "have a balancer enrol this machine by a token", join},
 		{"keygen", "", "make the key by which this machine is known", keygen},
 		{"policy", "", "write, check, measure and simulate scheduling policies", policy},

@@ -51,7 +51,7 @@ fi
 if command -v systemd-analyze >/dev/null; then
     mkdir -p "$root/units"
     for unit in caplance caplance-agent; do
-        sed 's#@BINDIR@/[a-z]*#/bin/true#; s#@DOCDIR@#/usr/share/doc/caplance#' tools/package/$unit.service >"$root/units/$unit.service"
+        sed 's#@BINDIR@/[a-z]*#/bin/true#; s#@DOCDIR@#/usr/share/doc/caplance#' cmd/caplance/units/$unit.service >"$root/units/$unit.service"
         said=$(systemd-analyze verify "$root/units/$unit.service" 2>&1) && [ -z "$said" ] || fail "$said"
     done
     echo "units: valid"
