@@ -47,6 +47,7 @@ type rawLimits struct {
 	Backends    int    `toml:"backends"`
 	Lines       int    `toml:"lines"`
 	Changes     int    `toml:"changes"`
+	Records     int    `toml:"records"`
 	Sanity      int    `toml:"sanity"`
 }
 
@@ -102,7 +103,7 @@ func defaultServer() rawServer {
 		Log:      DefaultLog(),
 		Sandbox:  DefaultSandbox(),
 		Registry: rawRegistry{
-			Listen: "0.0.0.0:1338", Lease: "3s", Grace: "1s", PlainLease: "30s", Rejoin: "30s", WriteTimeout: "10s", SanityTimeout: "5s", Limits: rawLimits{Connections: 4096, PerAddress: 512, Handshake: "5s", Backends: 4096, Lines: 100, Changes: 5, Sanity: 1000}, DrainTimeout: "60s",
+			Listen: "0.0.0.0:1338", Lease: "3s", Grace: "1s", PlainLease: "30s", Rejoin: "30s", WriteTimeout: "10s", SanityTimeout: "5s", Limits: rawLimits{Connections: 4096, PerAddress: 512, Handshake: "5s", Backends: 4096, Lines: 100, Changes: 5, Records: 100_000, Sanity: 1000}, DrainTimeout: "60s",
 			Auth: string(AuthKeys), Key: "/etc/caplance/balancer.key", Enrolled: "/var/lib/caplance/agents.toml",
 		},
 		Datapath: rawDatapath{

@@ -62,6 +62,7 @@ type Limits struct {
 	Backends    int
 	Lines       int // of a session, a second
 	Changes     int // of a session's backend, a second
+	Records     int // of an agent's connections, a second
 	Sanity      int // datagrams of all sessions, a second
 }
 

@@ -88,6 +88,7 @@ func (v *validator) registry(raw rawRegistry) Registry {
 			Backends:    v.integer("registry.limits.backends", raw.Limits.Backends, 1, 1<<16),
 			Lines:       v.integer("registry.limits.lines", raw.Limits.Lines, 1, 1<<20),
 			Changes:     v.integer("registry.limits.changes", raw.Limits.Changes, 1, 1<<20),
+			Records:     v.integer("registry.limits.records", raw.Limits.Records, 100, 1<<30),
 			Sanity:      v.integer("registry.limits.sanity", raw.Limits.Sanity, 1, 1<<20),
 		},
 		DrainTimeout: v.duration("registry.drain_timeout", raw.DrainTimeout, 0, 24*time.Hour),

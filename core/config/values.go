@@ -52,6 +52,7 @@ func (r *Registry) values() []value {
 		{"registry.limits.backends", number(r.Limits.Backends)},
 		{"registry.limits.lines", number(r.Limits.Lines)},
 		{"registry.limits.changes", number(r.Limits.Changes)},
+		{"registry.limits.records", number(r.Limits.Records)},
 		{"registry.limits.sanity", number(r.Limits.Sanity)},
 		{"registry.drain_timeout", quote(r.DrainTimeout)},
 		{"registry.auth", quote(r.Auth)},

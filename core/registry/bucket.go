@@ -14,10 +14,13 @@ type bucket struct {
 }
 
 // take takes a token and returns how long to wait until it is there.
-func (b *bucket) take(now time.Time, perSec int) time.Duration {
+func (b *bucket) take(now time.Time, perSec int) time.Duration { return b.takeAll(1, now, perSec) }
+
+// takeAll does so with some of them.
+func (b *bucket) takeAll(n int, now time.Time, perSec int) time.Duration {
 	b.used = max(0, b.used-now.Sub(b.last).Seconds()*float64(perSec))
 	b.last = now
-	b.used++
+	b.used += float64(n)
 	return time.Duration(max(0, b.used-4*float64(perSec)) / float64(perSec) * float64(time.Second))
 }
 

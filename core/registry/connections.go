@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/caplance/caplance/core/auth"
 	"github.com/caplance/caplance/core/protocol"
@@ -123,6 +124,9 @@ func (s *session) connections(req protocol.Request) (answer, error) {
 	return answer{line: string(protocol.Connections) + " " + req.Name}, nil
 }
 
+// frameCost is what a frame costs beside its records, in records: a system call.
+const frameCost = 8
+
 // talk serves a stream until it breaks, which harms nobody: questions stay
 // unanswered until the agent opens another one.
 func (s *session) talk(ctx context.Context) error {
@@ -144,10 +148,15 @@ func (s *session) talk(ctx context.Context) error {
 	})
 	defer asking.Wait()
 	defer cancel()
+	var taken bucket
 	for {
 		kind, reports, err := s.comm.ReadFrame(nil)
 		if err != nil {
 			return err
+		}
+		if d := taken.takeAll(frameCost+len(reports), time.Now(), s.r.settings.Load().Limits.Records); d > 0 {
+			s.r.counted.records.Add(uint64(len(reports)))
+			sleep(ctx, d)
 		}
 		if len(reports) > 0 || kind == protocol.LostFrame || kind == protocol.CountFrame {
 			s.r.cfg.Connections.Told(s.of, kind, reports)

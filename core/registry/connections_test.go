@@ -57,6 +57,33 @@ func TestStreamEndsWithItsSession(t *testing.T) {
 	})
 }
 
+// A stream that never pauses is read as fast as the limit says: nothing of it is lost.
+func TestRecordsLimit(t *testing.T) {
+	bubble(t, func(t *testing.T, w *testbed) {
+		set := testSettings()
+		set.Limits.Records = 1000
+		w.r.Update(set)
+		_, token := w.tell("web1", "10.0.0.11")
+		stream := w.connect()
+		stream.ask("CONNECTIONS web1 "+token, "CONNECTIONS web1")
+		began := time.Now()
+		ended := make([]protocol.Report, 12)
+		frames := protocol.AppendFrames(nil, protocol.EndedFrame, ended) // 20 each, with the frame's own
+		for range 1000 {
+			if err := stream.WriteFrames(frames); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		within(t, "1000 frames read", time.Since(began), 15*time.Second, 17*time.Second) // 1000 records a second after the first 4000
+		counted := map[string]uint64{}
+		w.r.AddTo(counted)
+		if counted["registry_records_delayed"] < 5000 {
+			t.Errorf("%v", counted)
+		}
+	})
+}
+
 // The end of a stream changes nothing for its backend.
 func TestSessionOutlivesItsStream(t *testing.T) {
 	bubble(t, func(t *testing.T, w *testbed) {
