@@ -174,21 +174,30 @@ ports = [%s]
 	if _, err := config.ParseServer(file, []byte(text)); err != nil {
 		return err
 	}
-	files, err := s.unit("caplance.service")
-	if err != nil {
-		return err
-	}
-	files[file] = text
-	if err := s.write(files); err != nil {
-		return err
-	}
-	pair, err := keyFor(key)
+	public, err := s.install(file, text, key, "caplance.service")
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(s.stdout, "%s and %s are written. This balancer's key, for balancer_keys of its agents:\n  %s\nNext: caplance server -t -c %[1]s, then %[4]s, then caplancectl token create -name NAME for each backend.\n",
-		file, key, pair.Public(), s.start("caplance", "caplance server -c "+file))
+		file, key, public, s.start("caplance", "caplance server -c "+file))
 	return nil
+}
+
+// install writes configuration, unit and key, and returns the key's public half.
+func (s *setup) install(file, text, key, unit string) (auth.PublicKey, error) {
+	files, err := s.unit(unit)
+	if err != nil {
+		return auth.PublicKey{}, err
+	}
+	files[file] = text
+	if err := s.write(files); err != nil {
+		return auth.PublicKey{}, err
+	}
+	pair, err := keyFor(key)
+	if err != nil {
+		return auth.PublicKey{}, err
+	}
+	return pair.Public(), nil
 }
 
 // start returns the command that starts it.
@@ -220,19 +229,11 @@ func initAgent(_ context.Context, e env) error {
 	if _, err := agent.Parse(file, []byte(text)); err != nil {
 		return err
 	}
-	files, err := s.unit("caplance-agent.service")
-	if err != nil {
-		return err
-	}
-	files[file] = text
-	if err := s.write(files); err != nil {
-		return err
-	}
-	pair, err := keyFor(key)
+	public, err := s.install(file, text, key, "caplance-agent.service")
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(s.stdout, "%s and %s are written. Add to the balancer's configuration, and reload it:\n\n[[agent]]\nname = %q\nkeys = [%q]\n\nThen: %s\n",
-		file, key, *name, pair.Public(), s.start("caplance-agent", "caplance agent -c "+file))
+		file, key, *name, public, s.start("caplance-agent", "caplance agent -c "+file))
 	return nil
 }

@@ -11,14 +11,21 @@ import (
 	"time"
 )
 
-func TestNotify(t *testing.T) {
+// serviceManager returns the socket at which a service manager listens.
+func serviceManager(t *testing.T) *net.UnixConn {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "notify")
 	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer manager.Close()
+	t.Cleanup(func() { manager.Close() })
 	t.Setenv("NOTIFY_SOCKET", path)
+	return manager
+}
+
+func TestNotify(t *testing.T) {
+	manager := serviceManager(t)
 	buf := make([]byte, 100)
 	for want, notify := range map[string]func() error{
 		"READY=1": Ready, "STOPPING=1": Stopping, "RELOADING=1\nMONOTONIC_USEC=": Reloading,
@@ -34,13 +41,7 @@ func TestNotify(t *testing.T) {
 
 // The manager hears of a service while it is alive, and of no other process.
 func TestWatchdog(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "notify")
-	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer manager.Close()
-	t.Setenv("NOTIFY_SOCKET", path)
+	manager := serviceManager(t)
 	t.Setenv("WATCHDOG_USEC", "30000")
 	var hung atomic.Bool
 	asked := make(chan bool)
