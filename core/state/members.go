@@ -64,6 +64,7 @@ func (s *Store) endService(svc *core.Service) {
 		s.slots.Release(h.handle)
 	}
 	delete(s.held, svc.ID)
+	delete(s.late, svc.Name)
 	s.services.keep(func(name string) bool { return name != svc.Name })
 }
 
