@@ -62,11 +62,25 @@ type ServiceRow struct {
 	Withdrawn   bool              `json:"withdrawn,omitempty"`    // its VIP is, for want of backends
 	Flows       int64             `json:"flows"`
 	Picks       map[string]uint64 `json:"picks"`       // by core.Decision's name
+	PickTime    *Histogram        `json:"pick_time"`   // how long a sample of the policy's picks took; null: there is no worker yet
 	Denied      uint64            `json:"denied"`      // packets of new flows, by the list of clients
 	Limited     uint64            `json:"limited"`     // likewise, by max_new_flows
 	Failures    uint64            `json:"failures"`    // traps and impossible answers of the policy
 	Quarantined bool              `json:"quarantined"` // the policy is no longer asked
 	LastError   string            `json:"last_error,omitempty"`
+}
+
+// Histogram is how durations are spread.
+type Histogram struct {
+	Buckets []Bucket `json:"buckets"`
+	Count   uint64   `json:"count"` // in all
+	Sum     float64  `json:"sum_s"` // seconds
+}
+
+// Bucket is how many durations were not longer than a bound.
+type Bucket struct {
+	Bound float64 `json:"le_s"` // seconds
+	Count uint64  `json:"count"`
 }
 
 // PolicyRow is how a service's policy does.
@@ -78,6 +92,7 @@ type PolicyRow struct {
 	Picks       map[string]uint64 `json:"picks"`              // by core.Decision's name
 	NoChoice    uint64            `json:"no_choice"`          // the policy left it to the lookup table
 	Failures    uint64            `json:"failures"`
+	Causes      map[string]uint64 `json:"causes"`   // of the failures, by host.Cause's name
 	Replaced    uint64            `json:"replaced"` // instances that took over after a failure
 	Quarantined bool              `json:"quarantined"`
 	LastError   string            `json:"last_error,omitempty"`
@@ -152,6 +167,21 @@ type Stats struct {
 	Flows    int64             `json:"flows"`
 	Capacity int64             `json:"capacity"` // of the flow tables
 	Counters map[string]uint64 `json:"counters"`
+	Kernel   *KernelRow        `json:"kernel,omitempty"` // null: the fast path is off
+}
+
+// KernelRow is how the fast path's tables are.
+type KernelRow struct {
+	Maps        []MapRow   `json:"maps"`
+	Collections *Histogram `json:"collections"`          // how long garbage collections took
+	Counted     *time.Time `json:"counted_at,omitempty"` // when the last one began that is over; null: none is
+}
+
+// MapRow is how full a BPF map is.
+type MapRow struct {
+	Name    string `json:"name"`
+	Entries int    `json:"entries"`
+	Max     int    `json:"max"`
 }
 
 // Datapath is how established flows are forwarded, and why not faster.
@@ -174,6 +204,7 @@ type QueueRow struct {
 	Packets     uint64 `json:"packets"`      // seen by the worker
 	Batches     uint64 `json:"batches"`      // system calls that brought them
 	Waiting     uint64 `json:"waiting"`      // in the kernel, now
+	Length      uint32 `json:"length"`       // how many may wait there
 	QueueDrops  uint64 `json:"queue_drops"`  // the queue was full
 	SocketDrops uint64 `json:"socket_drops"` // the socket's buffer was full
 }

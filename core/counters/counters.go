@@ -46,7 +46,7 @@ const chunk = 1 << 10
 type Worker struct {
 	chunks [core.MaxSlots / chunk]atomic.Pointer[[chunk]member]
 
-	services [core.MaxServices / chunk]atomic.Pointer[[chunk]Refusals]
+	services [core.MaxServices / chunk]atomic.Pointer[[chunk]atomic.Pointer[Service]]
 
 	Flows, Capacity  atomic.Int64 // of its flow table
 	Evicted, Refused atomic.Uint64
@@ -63,7 +63,7 @@ type member struct {
 	offloaded atomic.Int64 // flows given to the kernel, ever
 	closing   atomic.Int64 // flows that may be half-closed, not among the active
 
-	_ [8]byte
+	byTable atomic.Uint64 // of flows, those that the kernel placed by a policy's table
 }
 
 func (w *Worker) get(h core.Handle) *member {
@@ -96,6 +96,7 @@ func (w *Worker) Open(h core.Handle) {
 	m.bytes.Store(0)
 	m.offloaded.Store(0)
 	m.closing.Store(0)
+	m.byTable.Store(0)
 	m.handle.Store(uint32(h))
 }
 
@@ -144,15 +145,23 @@ func (w *Worker) Packet(h core.Handle, size int) {
 	}
 }
 
-// Kernel notes what the kernel has done for a membership since it registered:
-// what it forwarded, and how many flows it placed itself. One goroutine may
-// call it.
-func (s *Set) Kernel(h core.Handle, packets, bytes, placed uint64) {
+// Done is what the kernel has done for a membership since it registered: what it
+// forwarded, and the flows that it placed itself, by what.
+type Done struct{ Packets, Bytes, ByTable, ByFallback uint64 }
+
+// Kernel notes what the kernel has done for a membership of a service. What is new of
+// its placements is added to the service's, which outlive the membership. One
+// goroutine at a time may call it.
+func (s *Set) Kernel(svc *core.Service, h core.Handle, done Done) {
 	s.kernel.Open(h)
 	m := s.kernel.get(h)
-	m.packets.Store(packets)
-	m.bytes.Store(bytes)
-	m.flows.Store(placed)
+	m.packets.Store(done.Packets)
+	m.bytes.Store(done.Bytes)
+	byTable := m.byTable.Swap(done.ByTable)
+	byFallback := m.flows.Swap(done.ByTable+done.ByFallback) - byTable
+	placed := s.kernel.Service(svc.ID, svc.Name)
+	placed.byTable.Add(done.ByTable - min(byTable, done.ByTable))
+	placed.byFallback.Add(done.ByFallback - min(byFallback, done.ByFallback))
 }
 
 // Offloaded returns how many flows of a membership the workers have given to
@@ -205,6 +214,7 @@ func (s *Set) keep(h core.Handle, m *member) {
 	kept.packets.Add(m.packets.Swap(0))
 	kept.bytes.Add(m.bytes.Swap(0))
 	kept.flows.Add(m.flows.Swap(0))
+	m.byTable.Store(0)
 	m.active.Store(-s.Offloaded(h))
 	m.closing.Store(0)
 }
@@ -212,30 +222,61 @@ func (s *Set) keep(h core.Handle, m *member) {
 // InKernel notes how many flows the kernel's tables hold in all.
 func (s *Set) InKernel(flows int) { s.kernel.Flows.Store(int64(flows)) }
 
-// Refusals are the packets of a service's new flows that were dropped.
-type Refusals struct {
-	Denied  atomic.Uint64 // by its list of clients
-	Limited atomic.Uint64 // by max_new_flows
+// Service is one worker's counters of a service.
+type Service struct {
+	Denied  atomic.Uint64 // packets of new flows, by its list of clients
+	Limited atomic.Uint64 // likewise, by max_new_flows
+	Picks   Histogram     // how long a sample of the picks took
+
+	name                string
+	byTable, byFallback atomic.Uint64 // flows that the kernel placed
 }
 
-// Refusals returns a worker's counters of a service, to be written by it alone.
-func (w *Worker) Refusals(id core.ServiceID) *Refusals {
+// Service returns a worker's counters of a service, to be written by it alone. They
+// begin at zero when another service had the ID.
+func (w *Worker) Service(id core.ServiceID, name string) *Service {
 	at := &w.services[id/chunk]
 	if at.Load() == nil {
-		at.Store(new([chunk]Refusals))
+		at.Store(new([chunk]atomic.Pointer[Service]))
 	}
-	return &at.Load()[id%chunk]
+	one := &at.Load()[id%chunk]
+	if s := one.Load(); s != nil && s.name == name {
+		return s
+	}
+	s := &Service{name: name, Picks: Histogram{Bounds: PickBounds}}
+	one.Store(s)
+	return s
 }
 
-// Refused returns what all workers have refused of a service.
-func (s *Set) Refused(id core.ServiceID) (denied, limited uint64) {
-	for _, w := range *s.workers.Load() {
-		if c := w.services[id/chunk].Load(); c != nil {
-			denied += c[id%chunk].Denied.Load()
-			limited += c[id%chunk].Limited.Load()
+func (w *Worker) service(svc *core.Service) *Service {
+	if c := w.services[svc.ID/chunk].Load(); c != nil {
+		if s := c[svc.ID%chunk].Load(); s != nil && s.name == svc.Name {
+			return s
 		}
 	}
-	return denied, limited
+	return nil
+}
+
+// ServiceTotal is what was counted for a service.
+type ServiceTotal struct {
+	Denied, Limited     uint64 // packets of new flows that the workers dropped
+	ByTable, ByFallback uint64 // flows that the kernel placed
+	Picks               Distribution
+}
+
+// Service returns the sum of all workers and the kernel.
+func (s *Set) Service(svc *core.Service) (t ServiceTotal) {
+	for _, w := range *s.workers.Load() {
+		if c := w.service(svc); c != nil {
+			t.Denied += c.Denied.Load()
+			t.Limited += c.Limited.Load()
+			t.Picks.Add(&c.Picks)
+		}
+	}
+	if c := s.kernel.service(svc); c != nil {
+		t.ByTable, t.ByFallback = c.byTable.Load(), c.byFallback.Load()
+	}
+	return t
 }
 
 // Total is what was counted for a membership since it registered.

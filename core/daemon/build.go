@@ -110,7 +110,7 @@ func (d *Daemon) assemble(cfg *config.Server) {
 	d.sources = &sources.Sources{Server: d.cfg.Load, Store: d.store, Net: d.net, Moved: func() { d.loop.Kick(d.addrs.String()) }, Log: d.log}
 	d.model = &status.Model{
 		Store: d.store, Counters: d.counters, Manager: d.policies, Fast: d.fast,
-		Workers: func() []*status.Worker { return d.workers.All() }, Gone: d.addCounters,
+		Workers: func() []*status.Worker { return d.workers.All() }, Counted: d.addCounters,
 		Targets: d.loop.Status, Wait: d.loop.Wait, Unsaved: d.saved.Warning, Orders: func() []api.AdminRow { return d.admin.Rows() }, Doubts: d.doubts, Terms: d.terms, Peers: d.sessions, Log: d.events,
 		Method: func() string { return string(d.capture.Method()) }, Capture: d.capture.Counted, Started: time.Now(),
 	}

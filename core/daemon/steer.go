@@ -77,9 +77,9 @@ func (d *Daemon) openControl(cfg *config.Server) error {
 	return d.control.Listen()
 }
 
-// addCounters adds what is counted outside the workers that there are.
+// addCounters adds what is counted outside the fast path.
 func (d *Daemon) addCounters(m map[string]uint64) {
-	d.workers.Gone(m)
+	d.workers.AddTo(m)
 	d.registry.AddTo(m)
 	m["control_clients_refused"] = d.control.Refused()
 	m["metrics_refused"] = d.metrics.Refused()

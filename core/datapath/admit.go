@@ -14,12 +14,12 @@ import (
 func (w *Worker) admit(s *core.Service, p *packet.Packet) bool {
 	if !s.Clients.Allows(&p.Key.Src) {
 		w.Counts.add(Denied)
-		w.views[s.ID].refusals.Denied.Add(1)
+		w.views[s.ID].counts.Denied.Add(1)
 		return false
 	}
 	if s.NewFlows > 0 && !w.Limiter.Take(sourceOf(s, &p.Key.Src), s.NewFlows, w.burst(s), w.sinceLimiter()) {
 		w.Counts.add(Limited)
-		w.views[s.ID].refusals.Limited.Add(1)
+		w.views[s.ID].counts.Limited.Add(1)
 		return false
 	}
 	return true

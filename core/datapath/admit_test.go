@@ -48,7 +48,7 @@ func TestDeniedClients(t *testing.T) {
 			t.Error("a denied client's packet left")
 		}
 	}
-	if denied, _ := r.counters.Refused(0); denied != 3 || r.count(Denied) != 3 {
+	if denied := r.counters.Service(r.services[0]).Denied; denied != 3 || r.count(Denied) != 3 {
 		t.Errorf("%d and %d denied", denied, r.count(Denied))
 	}
 	r.backend(packettest.TCP(elsewhere, vip4, packet.SYN, nil))

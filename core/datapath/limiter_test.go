@@ -112,7 +112,7 @@ func TestLimitedFlows(t *testing.T) {
 	if out := r.give(0, ack(0)); len(out) != 1 {
 		t.Error("an established flow of the source is dropped")
 	}
-	if _, limited := r.counters.Refused(0); limited != uint64(100-passed) || r.count(Limited) != limited {
+	if limited := r.counters.Service(r.services[0]).Limited; limited != uint64(100-passed) || r.count(Limited) != limited {
 		t.Errorf("%d and %d counted, want %d", limited, r.count(Limited), 100-passed)
 	}
 	other := netip.MustParseAddrPort("203.0.113.9:4711")

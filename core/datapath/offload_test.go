@@ -138,7 +138,7 @@ func TestCollected(t *testing.T) {
 	}
 	before := r.counters.Offloaded(h)
 	r.backend(syn(10))
-	r.counters.Kernel(h, 1000, 99000, 3)
+	r.counters.Kernel(r.services[0], h, counters.Done{Packets: 1000, Bytes: 99000, ByFallback: 3})
 	r.counters.Collected(h, 7, 0, before) // 3 of the 10 have ended
 	r.backend(syn(11))
 	if got, want := r.counters.Total(h), (counters.Total{Active: 9, Flows: 15, Packets: 1012, Bytes: 99480}); got != want {

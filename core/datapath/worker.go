@@ -103,6 +103,7 @@ type Worker struct {
 	clockRead    bool   // now belongs to this batch
 	busy         bool   // packets came since the last Tick
 	rand         uint64
+	picks        uint32 // that a scheduler was asked for
 	swept        time.Time
 	ticked       time.Time // the schedulers
 	inbox        chan func()
@@ -126,7 +127,7 @@ type view struct {
 	service   *core.Service // nil: there is none
 	pool      *core.Pool    // as the scheduler and the counters know it
 	scheduler Scheduler     // nil: the lookup table answers
-	refusals  *counters.Refusals
+	counts    *counters.Service
 	refreshed uint32 // when it was last told the true counts, ms
 }
 
@@ -197,6 +198,7 @@ func (w *Worker) Resize(capacity int) {
 	}
 	next := flow.New(capacity, w.snap.Timeouts(), w.ended)
 	next.Adopt(w.table, w.ended)
+	w.settleFull()
 	w.table, w.Flows = next, capacity
 }
 
@@ -273,11 +275,7 @@ func (w *Worker) adoptServices(set *core.ServiceSet) {
 		if int(s.ID) < len(w.views) && w.views[s.ID].service != nil {
 			*v = w.views[s.ID]
 		}
-		if v.service == nil || v.service.Name != s.Name {
-			v.refusals = w.own.Refusals(s.ID)
-			v.refusals.Denied.Store(0)
-			v.refusals.Limited.Store(0)
-		}
+		v.counts = w.own.Service(s.ID, s.Name)
 		if s.Clients != nil && (v.service == nil || v.service.Clients != s.Clients) {
 			w.recheckUntil = w.nowNS + uint64(2*sweepTime)
 		}
@@ -404,8 +402,15 @@ func (w *Worker) settle() {
 	w.table.Strict = flows > w.table.Cap()/2
 	w.own.Flows.Store(int64(flows))
 	w.own.Capacity.Store(int64(w.table.Cap()))
-	w.own.Evicted.Store(w.table.Evicted)
-	w.own.Refused.Store(w.table.Refused)
+	w.settleFull()
+}
+
+// settleFull publishes what the flow table had no room for since the last call: the
+// sum goes on when another table, or another worker of this index, takes its place.
+func (w *Worker) settleFull() {
+	w.own.Evicted.Add(w.table.Evicted)
+	w.own.Refused.Add(w.table.Refused)
+	w.table.Evicted, w.table.Refused = 0, 0
 }
 
 // ended tells the policy of a flow just before its entry is reused.

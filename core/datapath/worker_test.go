@@ -678,6 +678,58 @@ func TestPacketPathDoesNotAllocate(t *testing.T) {
 	}
 }
 
+// One pick of some is timed; the counters of a service go on with another worker at
+// the same queue, and begin anew for another service with the ID.
+func TestPicksAreTimed(t *testing.T) {
+	r := newRig(t, 1)
+	r.setBackends(3, nil, nil)
+	for n := range 2 * pickSample {
+		r.give(0, syn(n))
+	}
+	web := r.services[0]
+	if got := r.counters.Service(web).Picks; got.Count != 2 || got.Sum <= 0 {
+		t.Errorf("%d picks of %d timed, %v in all", got.Count, 2*pickSample, got.Sum)
+	}
+	NewWorker(r.workers[0].Config)
+	if got := r.counters.Service(web).Picks; got.Count != 2 {
+		t.Errorf("%d timed after another worker took the queue over", got.Count)
+	}
+	other := *web
+	other.Name = "other"
+	r.change(func(s *core.Snapshot) { s.Services = core.NewServiceSet([]*core.Service{&other, r.services[1]}) })
+	r.workers[0].Tick(time.Now())
+	if got := r.counters.Service(&other).Picks; got.Count != 0 {
+		t.Errorf("another service begins with %d", got.Count)
+	}
+	if got := r.counters.Service(web).Picks; got.Count != 0 {
+		t.Errorf("one that is gone has %d", got.Count)
+	}
+}
+
+// What the flow table had no room for is counted on when another table takes its place.
+func TestEvictionsGoOn(t *testing.T) {
+	r := newRig(t, 1)
+	r.setBackends(3, nil, nil)
+	w := r.workers[0]
+	for n := range 1500 {
+		r.give(0, syn(n))
+	}
+	w.Tick(time.Now())
+	first := r.counters.Table().Evicted
+	w.Resize(2000)
+	w.Tick(time.Now())
+	if got := r.counters.Table().Evicted; first == 0 || got != first {
+		t.Errorf("%d evicted, %d with another table", first, got)
+	}
+	for n := range 1500 {
+		r.give(0, syn(2000+n))
+	}
+	w.Tick(time.Now())
+	if got := r.counters.Table().Evicted; got <= first {
+		t.Errorf("%d evicted, %d before", got, first)
+	}
+}
+
 func BenchmarkKnownFlow(b *testing.B) {
 	w, p := hotRig(b)
 	for b.Loop() {

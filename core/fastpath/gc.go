@@ -181,6 +181,7 @@ const finGrace = time.Second
 // Collected is what one garbage collection found.
 type Collected struct {
 	Flows           int
+	Pending         int // of these: one packet was seen
 	active, closing map[core.Handle]int64
 }
 
@@ -229,6 +230,9 @@ func (b *Balancer) GC(t *core.IdleTimeouts, judge Judge, denied func(*Flow) bool
 			closing[slot]++
 		}
 		c.Flows++
+		if !f.Established {
+			c.Pending++
+		}
 		return true
 	})
 	end()

@@ -105,3 +105,27 @@ func (b *Balancer) SetStrict(on bool) error {
 
 // FlowsFit returns how many established flows fit.
 func (b *Balancer) FlowsFit() int { return int(b.view.Load().flows.MaxEntries()) }
+
+// Fill is how full a map is.
+type Fill struct {
+	Map          string
+	Entries, Max int
+}
+
+// Fills returns those of the maps that may run full: of the flows by what the last
+// garbage collection found.
+func (b *Balancer) Fills(found *Collected) []Fill {
+	m := b.maps()
+	fills := []Fill{{Map: "targets", Max: int(m.Targets.MaxEntries())}}
+	b.mu.Lock()
+	for i := range b.targets {
+		if b.targets[i].Handle != 0 {
+			fills[0].Entries++
+		}
+	}
+	b.mu.Unlock()
+	if found != nil {
+		fills = append(fills, Fill{"flows", found.Flows - found.Pending, int(m.Flows.MaxEntries())}, Fill{"pending", found.Pending, int(m.Pending.MaxEntries())})
+	}
+	return fills
+}

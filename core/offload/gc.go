@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/caplance/caplance/core"
+	"github.com/caplance/caplance/core/counters"
 	"github.com/caplance/caplance/core/fastpath"
 	"github.com/caplance/caplance/core/workers"
 )
@@ -52,7 +53,7 @@ func (c *collector) denied(s *core.ServiceSet) func(*fastpath.Flow) bool {
 
 // takeFlows gives the workers what a fast path has that is being turned off.
 func (f *FastPath) takeFlows(ws *workers.Set, b *fastpath.Balancer) {
-	if err := (&collector{f: f, workers: ws}).totals(b); err != nil {
+	if err := f.totals(b); err != nil {
 		f.Log.Warn("what the kernel forwarded last is not counted", "err", err)
 	}
 	ws.Adopt(b)
@@ -106,7 +107,7 @@ func (c *collector) round() (share time.Duration) {
 		return collectShare
 	}
 	if !idle {
-		if err := c.totals(b); err != nil {
+		if err := c.f.totals(b); err != nil {
 			c.f.Log.Warn("what the kernel forwards is not counted", "err", err)
 		}
 	}
@@ -115,6 +116,7 @@ func (c *collector) round() (share time.Duration) {
 	} else {
 		c.f.counted.Store(&begin)
 	}
+	c.f.rounds.Observe(time.Since(begin))
 	if idle {
 		return idleShare
 	}
@@ -135,19 +137,28 @@ func (c *collector) seen(b *fastpath.Balancer) uint64 {
 }
 
 // totals notes what the kernel forwarded to each member.
-func (c *collector) totals(b *fastpath.Balancer) error {
+func (f *FastPath) totals(b *fastpath.Balancer) error {
+	f.counting.Lock()
+	defer f.counting.Unlock()
 	sums, err := b.Sums()
 	if err != nil {
 		return err
 	}
-	c.f.Snapshot().Pools.Each(func(p *core.Pool) {
+	f.Snapshot().Pools.Each(func(p *core.Pool) {
 		for i := range p.Members {
 			h := p.Members[i].Handle
-			sum := sums.Of(h)
-			c.f.Counters.Kernel(h, sum.Packets, sum.Bytes, sum.ByTable+sum.ByFallback)
+			f.Counters.Kernel(p.Service, h, counters.Done(sums.Of(h)))
 		}
 	})
 	return nil
+}
+
+// Count has the counters know what the kernel has done until now. The caller holds the
+// fast path.
+func (f *FastPath) Count() {
+	if b := f.Kernel(); b != nil && b.Attached() && f.Snapshot().Complete {
+		_ = f.totals(b) // the next collection tells
+	}
 }
 
 func (c *collector) gc(b *fastpath.Balancer) error {
@@ -178,6 +189,7 @@ func (c *collector) gc(b *fastpath.Balancer) error {
 	}
 	c.f.Counters.InKernel(found.Flows)
 	c.flows = found.Flows
+	c.f.found.Store(found)
 	return nil
 }
 

@@ -38,8 +38,9 @@ type FastPath struct {
 	Config
 	workers atomic.Pointer[workers.Set] // take its flows when it is turned off, and give theirs when on; nil before they run
 
-	using  sync.RWMutex      // to turn it off, nobody else may use it
-	before map[string]uint64 // what the programs of those turned off have counted; guarded by using
+	using  sync.RWMutex                 // to turn it off, nobody else may use it
+	before map[string]uint64            // what the programs of those turned off have counted; guarded by using
+	denied map[string]fastpath.Refusals // likewise, by service; guarded by using
 
 	balancer atomic.Pointer[fastpath.Balancer] // nil: off
 	kind     atomic.Pointer[datapath]
@@ -47,13 +48,26 @@ type FastPath struct {
 	opened   bool           // opened since the last Add
 	leaving  atomic.Bool    // a successor is to come; no heartbeat any more
 
-	changed chan struct{}             // the services have: a collection is due
-	counted atomic.Pointer[time.Time] // when the last collection began that is over; nil: none is
+	counting sync.Mutex // one notes what the kernel has done
+
+	changed chan struct{}                      // the services have: a collection is due
+	counted atomic.Pointer[time.Time]          // when the last collection began that is over; nil: none is
+	found   atomic.Pointer[fastpath.Collected] // by that; nil: nothing
+	rounds  counters.Histogram                 // how long collections took
 }
 
 // New returns one that is off.
 func New(cfg Config) *FastPath {
-	return &FastPath{Config: cfg, before: map[string]uint64{}, changed: make(chan struct{}, 1)}
+	return &FastPath{
+		Config: cfg, before: map[string]uint64{}, denied: map[string]fastpath.Refusals{}, changed: make(chan struct{}, 1),
+		rounds: counters.Histogram{Bounds: roundBounds},
+	}
+}
+
+// roundBounds are those of how long collections take.
+var roundBounds = []time.Duration{
+	time.Millisecond, 2 * time.Millisecond, 5 * time.Millisecond, 10 * time.Millisecond, 20 * time.Millisecond, 50 * time.Millisecond, 100 * time.Millisecond,
+	200 * time.Millisecond, 500 * time.Millisecond, time.Second, 2 * time.Second, 5 * time.Second, 10 * time.Second,
 }
 
 // Serve has the fast path exchange flows with these workers.
@@ -209,7 +223,39 @@ func (f *FastPath) turnOff() error {
 		f.takeFlows(ws, b)
 	}
 	b.Counters(f.before)
+	for _, svc := range f.Snapshot().Services.List {
+		f.denied[svc.Name] = f.refused(b, svc)
+	}
+	f.found.Store(nil)
 	return b.Close()
+}
+
+// Refused returns how many packets of a service's new flows all programs have dropped.
+// The caller holds the fast path.
+func (f *FastPath) Refused(svc *core.Service) fastpath.Refusals { return f.refused(f.Kernel(), svc) }
+
+func (f *FastPath) refused(b *fastpath.Balancer, svc *core.Service) fastpath.Refusals {
+	r := f.denied[svc.Name]
+	if b != nil {
+		now := b.Refusals(svc.ID)
+		r.Denied, r.Limited = r.Denied+now.Denied, r.Limited+now.Limited
+	}
+	return r
+}
+
+// Collections returns how long collections took.
+func (f *FastPath) Collections() (d counters.Distribution) {
+	d.Add(&f.rounds)
+	return d
+}
+
+// Fills returns how full the kernel's maps are, nothing while it is off. The caller
+// holds the fast path.
+func (f *FastPath) Fills() []fastpath.Fill {
+	if b := f.Kernel(); b != nil {
+		return b.Fills(f.found.Load())
+	}
+	return nil
 }
 
 // CountedAt returns when the last collection began that is over: all flows that

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 
 	"github.com/caplance/caplance/core"
 	"github.com/google/nftables"
@@ -144,6 +145,9 @@ func (c *Capture) Apply() (Method, error) {
 type CaptureTarget struct {
 	tables tables
 	method Method // "" before the first Add that succeeded
+
+	counting sync.Mutex
+	counted  [2]counted // by family, guarded by counting
 }
 
 // NewCapture returns the target for the tables of this network namespace. All
@@ -200,27 +204,49 @@ func (t *CaptureTarget) Prune(_ context.Context, was, want *Capture) error {
 }
 
 // Counted adds to a map by name how many packets were dropped that were to a VIP and
-// neither to a service nor to the machine, since the tables were made. It may be
-// called concurrently with the other methods.
+// neither to a service nor to the machine. A table that somebody took away, and that was
+// made anew, has forgotten those since the last call. It may be called concurrently with
+// the other methods.
 func (t *CaptureTarget) Counted(m map[string]uint64) {
+	t.counting.Lock()
+	defer t.counting.Unlock()
+	for i, f := range families {
+		if n, ok := t.unclaimed(f.table); ok {
+			t.counted[i].see(n)
+		}
+		m["vip_unclaimed"] += t.counted[i].before + t.counted[i].last
+	}
+}
+
+// counted is a counter of the kernel's that may begin anew.
+type counted struct{ before, last uint64 }
+
+func (c *counted) see(n uint64) {
+	if n < c.last {
+		c.before += c.last
+	}
+	c.last = n
+}
+
+// unclaimed returns what a family's table has counted; ok is false where there is none.
+func (t *CaptureTarget) unclaimed(family nftables.TableFamily) (n uint64, ok bool) {
 	conn, err := connect()
 	if err != nil {
-		return
+		return 0, false
 	}
-	for _, f := range families {
-		table := &nftables.Table{Family: f.table, Name: t.tables.name}
-		rules, err := conn.GetRules(table, &nftables.Chain{Table: table, Name: unclaimedChain})
-		if err != nil { // they are not made yet, or removed
-			continue
-		}
-		for _, r := range rules {
-			for _, e := range r.Exprs {
-				if c, ok := e.(*expr.Counter); ok {
-					m["vip_unclaimed"] += c.Packets
-				}
+	table := &nftables.Table{Family: family, Name: t.tables.name}
+	rules, err := conn.GetRules(table, &nftables.Chain{Table: table, Name: unclaimedChain})
+	if err != nil { // they are not made yet, or removed
+		return 0, false
+	}
+	for _, r := range rules {
+		for _, e := range r.Exprs {
+			if c, is := e.(*expr.Counter); is {
+				n, ok = n+c.Packets, true
 			}
 		}
 	}
+	return n, ok
 }
 
 // Release leaves the tables to a successor.

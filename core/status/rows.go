@@ -11,7 +11,7 @@ import (
 
 	"github.com/caplance/caplance/core"
 	"github.com/caplance/caplance/core/api"
-	"github.com/caplance/caplance/core/fastpath"
+	"github.com/caplance/caplance/core/counters"
 	"github.com/caplance/caplance/plugins/manager"
 )
 
@@ -87,7 +87,8 @@ func (m *Model) Services() []api.ServiceRow {
 	defer m.Fast.Hold()()
 	rows := []api.ServiceRow{}
 	snap := m.Store.Snapshot()
-	sums, withdrawn := m.sums(), snap.Withdrawn()
+	m.Fast.Count()
+	withdrawn := snap.Withdrawn()
 	for _, svc := range snap.Services.List {
 		pool := snap.Pools.Of(svc.ID)
 		st, _ := m.Manager.Stats(svc.Name)
@@ -97,52 +98,23 @@ func (m *Model) Services() []api.ServiceRow {
 			Withdrawn: withdrawn[svc.VIP] != nil, Picks: map[string]uint64{},
 			Failures: st.Failures, Quarantined: st.Quarantined, LastError: st.LastError, Flows: m.OfService(svc.ID),
 		}
-		addPicks(row.Picks, pool, st.Picks[:], sums)
-		refused := m.refused(svc.ID)
-		row.Denied, row.Limited = refused.Denied, refused.Limited
+		counted, kernel := m.Counters.Service(svc), m.Fast.Refused(svc)
+		addPicks(row.Picks, st.Picks[:], &counted)
+		row.Denied, row.Limited = counted.Denied+kernel.Denied, counted.Limited+kernel.Limited
+		row.PickTime = histogram(&counted.Picks)
 		rows = append(rows, row)
 	}
 	return rows
 }
 
-// refused returns what the workers and the kernel have refused of a service.
-func (m *Model) refused(id core.ServiceID) (r fastpath.Refusals) {
-	if kernel := m.Fast.Kernel(); kernel != nil {
-		r = kernel.Refusals(id)
-	}
-	denied, limited := m.Counters.Refused(id)
-	r.Denied, r.Limited = r.Denied+denied, r.Limited+limited
-	return r
-}
-
-// sums returns what the kernel did for each member, nil while the fast path is
-// off.
-func (m *Model) sums() *fastpath.Sums {
-	kernel := m.Fast.Kernel()
-	if kernel == nil {
-		return nil
-	}
-	sums, err := kernel.Sums()
-	if err != nil { // it is on its way off
-		return nil
-	}
-	return sums
-}
-
-// addPicks adds who placed a service's flows: the workers' schedulers, and the
-// kernel itself.
-func addPicks(picks map[string]uint64, pool *core.Pool, scheduled []uint64, sums *fastpath.Sums) {
+// addPicks adds who placed a service's flows: the workers' schedulers, and the kernel
+// itself, as far as it was asked.
+func addPicks(picks map[string]uint64, scheduled []uint64, kernel *counters.ServiceTotal) {
 	for by, n := range scheduled {
 		picks[core.Decision(by).String()] += n
 	}
-	if sums == nil {
-		return
-	}
-	for i := range pool.Members {
-		sum := sums.Of(pool.Members[i].Handle)
-		picks[core.ByTable.String()] += sum.ByTable
-		picks[core.ByFallback.String()] += sum.ByFallback
-	}
+	picks[core.ByTable.String()] += kernel.ByTable
+	picks[core.ByFallback.String()] += kernel.ByFallback
 }
 
 // Stats returns the state of the balancer as a whole.
@@ -158,19 +130,47 @@ func (m *Model) Stats() api.Stats {
 	if info, ok := debug.ReadBuildInfo(); ok {
 		st.Version = info.Main.Version
 	}
+	st.Kernel = m.kernel()
 	m.Fast.Counted(st.Counters)
-	m.Gone(st.Counters)
+	m.Counted(st.Counters)
 	m.Capture(st.Counters)
 	queues := kernelQueues()
 	for _, w := range m.Workers() {
 		q := queues[w.Queue]
 		st.Queues = append(st.Queues, api.QueueRow{
 			Queue: w.Queue, Packets: w.Loop.Packets.Load(), Batches: w.Loop.Batches.Load(),
-			Waiting: q.waiting, QueueDrops: q.queueDrops, SocketDrops: q.socketDrops,
+			Waiting: q.waiting, Length: m.Store.Snapshot().Settings.QueueLength, QueueDrops: q.queueDrops, SocketDrops: q.socketDrops,
 		})
-		w.AddTo(st.Counters)
 	}
 	return st
+}
+
+// kernel returns how the fast path's tables are, nil while it is off.
+func (m *Model) kernel() *api.KernelRow {
+	if m.Fast.Kernel() == nil {
+		return nil
+	}
+	rounds := m.Fast.Collections()
+	row := &api.KernelRow{Maps: []api.MapRow{}, Collections: histogram(&rounds)}
+	for _, f := range m.Fast.Fills() {
+		row.Maps = append(row.Maps, api.MapRow{Name: f.Map, Entries: f.Entries, Max: f.Max})
+	}
+	if at := m.Fast.CountedAt(); !at.IsZero() {
+		row.Counted = &at
+	}
+	return row
+}
+
+// histogram returns a distribution as it is shown, nil if nobody counts.
+func histogram(d *counters.Distribution) *api.Histogram {
+	if d.Bounds == nil {
+		return nil
+	}
+	h := &api.Histogram{Count: d.Count, Sum: d.Sum.Seconds()}
+	for i, bound := range d.Bounds {
+		h.Buckets = append(h.Buckets, api.Bucket{Bound: bound.Seconds(), Count: d.Counts[i]})
+	}
+	return h
 }
 
 // AddTo adds what a worker has counted to a map by name.
@@ -213,14 +213,15 @@ func (m *Model) Policies() []api.PolicyRow {
 	defer m.Fast.Hold()()
 	rows := []api.PolicyRow{}
 	snap := m.Store.Snapshot()
-	sums := m.sums()
+	m.Fast.Count()
 	for _, svc := range snap.Services.List {
 		st, ok := m.Manager.Stats(svc.Name)
 		if !ok {
 			continue
 		}
 		row := policyRow(svc.Name, &st)
-		addPicks(row.Picks, snap.Pools.Of(svc.ID), nil, sums)
+		counted := m.Counters.Service(svc)
+		addPicks(row.Picks, nil, &counted)
 		rows = append(rows, row)
 	}
 	return rows
@@ -229,7 +230,7 @@ func (m *Model) Policies() []api.PolicyRow {
 func policyRow(service string, st *manager.Stats) api.PolicyRow {
 	row := api.PolicyRow{
 		Service: service, Policy: st.Spec, Since: st.Since, Previous: st.Previous,
-		Picks: map[string]uint64{}, NoChoice: st.NoChoice, Failures: st.Failures, Replaced: st.Replaced,
+		Picks: map[string]uint64{}, NoChoice: st.NoChoice, Failures: st.Failures, Causes: st.CausesByName(), Replaced: st.Replaced,
 		Quarantined: st.Quarantined, LastError: st.LastError,
 	}
 	for by, n := range st.Picks {

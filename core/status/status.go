@@ -31,7 +31,7 @@ type Model struct {
 	Manager  *manager.Manager
 	Workers  func() []*Worker
 	Fast     FastPath
-	Gone     func(map[string]uint64) // adds what workers have counted that are gone
+	Counted  func(map[string]uint64) // adds what is counted outside the fast path
 	Targets  func() []reconcile.Status
 	Wait     func(ctx context.Context, revision uint64) error // until the machine is as a revision says
 	Unsaved  func() string                                    // why the state could not be saved, "" if it was
@@ -54,7 +54,12 @@ type FastPath interface {
 	// otherwise.
 	Datapath() (kind core.DatapathType, reason string)
 	Counted(map[string]uint64) // adds what the programs have counted
-	Hold() (release func())    // keeps it from being turned off
+	Count()                    // has the counters know what the kernel has done until now
+	Refused(*core.Service) fastpath.Refusals
+	Fills() []fastpath.Fill             // how full maps are
+	Collections() counters.Distribution // how long garbage collections took
+	CountedAt() time.Time               // when the last one began that is over
+	Hold() (release func())             // keeps it from being turned off
 }
 
 // Worker is one queue with all that works on it.

@@ -55,8 +55,9 @@ type Set struct {
 	group   sync.WaitGroup
 	failed  chan error
 
-	counting sync.Mutex
-	gone     map[string]uint64 // what workers counted that are gone; guarded by counting
+	counting sync.Mutex        // guards what follows, and that a worker leaves list
+	gone     map[string]uint64 // what workers counted that are gone
+	leaving  []*worker         // out of list, not among gone yet
 
 	probing sync.Mutex
 	prober  *forward.Sender
@@ -285,25 +286,36 @@ func (ws *Set) Retire(ctx context.Context) error {
 			ws.Counters.Worker(i).Capacity.Store(0)
 		}
 	}
+	ws.counting.Lock()
+	ws.leaving = over
 	ws.list.Store(&list)
+	ws.counting.Unlock()
 	var errs []error
 	for _, w := range over {
 		w.cancel()
 		<-w.done
-		ws.counting.Lock()
-		w.AddTo(ws.gone)
-		ws.counting.Unlock()
 		errs = append(errs, w.closes.Undo())
 	}
+	ws.counting.Lock()
+	defer ws.counting.Unlock()
+	for _, w := range over {
+		w.AddTo(ws.gone)
+	}
+	ws.leaving = nil
 	return errors.Join(errs...)
 }
 
-// Gone adds what workers have counted that are gone to a map by name.
-func (ws *Set) Gone(m map[string]uint64) {
+// AddTo adds what workers have counted to a map by name, also those that are gone.
+func (ws *Set) AddTo(m map[string]uint64) {
 	ws.counting.Lock()
 	defer ws.counting.Unlock()
 	for name, n := range ws.gone {
 		m[name] += n
+	}
+	for _, w := range slices.Concat(ws.each(), ws.leaving) {
+		if w != nil {
+			w.AddTo(m)
+		}
 	}
 }
 

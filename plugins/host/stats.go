@@ -19,6 +19,15 @@ type Stats struct {
 	Metrics     []Metric               // the policy's own
 }
 
+// CausesByName returns the failures by Cause's name, all of them.
+func (s *Stats) CausesByName() map[string]uint64 {
+	out := make(map[string]uint64, Causes)
+	for cause, n := range s.Causes {
+		out[Cause(cause).String()] = n
+	}
+	return out
+}
+
 type stats struct {
 	policy, shadow               atomic.Pointer[string]
 	picks                        [core.Decisions]atomic.Uint64

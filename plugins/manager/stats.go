@@ -55,6 +55,9 @@ func (sp *Service) stats() (sum host.Stats) {
 		}
 		sum.NoChoice += st.NoChoice
 		sum.Failures += st.Failures
+		for j := range sum.Causes {
+			sum.Causes[j] += st.Causes[j]
+		}
 		sum.Replaced += st.Replaced
 		sum.Quarantined = sum.Quarantined || st.Quarantined
 		if st.LastError != "" {
