@@ -46,6 +46,8 @@ type AgentSession struct {
 	Peer    netip.AddrPort `json:"peer"`
 	Proven  string         `json:"proven,omitempty"`  // the key, or the names of the certificate and the begin of its SHA-256
 	Expires *time.Time     `json:"expires,omitempty"` // when the certificate ends, and the session with it
+	Heard   time.Time      `json:"heard"`             // when the agent's last line came
+	Lease   float64        `json:"lease_s"`           // seconds for which it may be silent
 }
 
 // CertificateRow is one of those in a file that this machine proves itself by, or knows

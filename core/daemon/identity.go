@@ -11,7 +11,7 @@ import (
 // sessions returns by what agents have proven who they are.
 func (d *Daemon) sessions() (out []api.AgentSession) {
 	for _, s := range d.registry.Sessions() {
-		row := api.AgentSession{Backend: s.Backend, Agent: s.Agent, Peer: s.Peer}
+		row := api.AgentSession{Backend: s.Backend, Agent: s.Agent, Peer: s.Peer, Heard: s.Heard, Lease: s.Lease.Seconds()}
 		if s.Proven != nil {
 			row.Proven = s.Proven.String()
 			if at := s.Proven.Expires(); !at.IsZero() {

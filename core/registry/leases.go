@@ -130,7 +130,8 @@ func (l *leases) sessions() (list []Session) {
 	defer l.mu.Unlock()
 	for name, e := range l.entries {
 		if e.holder != nil {
-			list = append(list, Session{name, e.owner.agent, e.holder.peer, e.holder.id.Load()})
+			h := e.holder
+			list = append(list, Session{name, e.owner.agent, h.peer, h.id.Load(), *h.heard.Load(), l.settings.Load().lease(leaseKind(h.lease.Load()))})
 		}
 	}
 	slices.SortFunc(list, func(a, b Session) int { return strings.Compare(a.Backend, b.Backend) })

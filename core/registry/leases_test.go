@@ -290,3 +290,21 @@ func TestDrainWaitsForTheCount(t *testing.T) {
 		p.hangUp()
 	})
 }
+
+// A session tells when its agent was heard last, and how long it may be silent.
+func TestAgeOfALease(t *testing.T) {
+	bubble(t, func(t *testing.T, w *testbed) {
+		p := w.join("web1", "10.0.0.11", "")
+		p.ask("HEALTH 200", "HEALTHACK 200")
+		set := testSettings()
+		time.Sleep(set.PlainLease / 2)
+		one := w.r.Sessions()[0]
+		if age := time.Since(one.Heard); age != set.PlainLease/2 || one.Lease != set.PlainLease {
+			t.Errorf("silent for %v of %v, want half of %v", age, one.Lease, set.PlainLease)
+		}
+		p.ask("HEALTH 200", "HEALTHACK 200")
+		if age := time.Since(w.r.Sessions()[0].Heard); age != 0 {
+			t.Errorf("silent for %v after a line", age)
+		}
+	})
+}

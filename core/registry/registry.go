@@ -126,6 +126,8 @@ type Session struct {
 	Agent   string // whose it is; "" where agents prove nothing
 	Peer    netip.AddrPort
 	Proven  *auth.Identity // nil: nothing
+	Heard   time.Time      // when its last line came
+	Lease   time.Duration  // how long it may be silent
 }
 
 // Sessions returns those that there are, ordered by backend.

@@ -37,10 +37,11 @@ type session struct {
 	stopExpiry   func() bool                   // of id
 	owner        owner                         // of the backend that it asks for, since REGISTER
 
-	writing sync.Mutex // orders the lines of serve, prove and push; guards sent
-	sent    sent       // the offer, to a v=2 agent
-	seen    time.Time  // the last line, or the start
-	active  int        // flows of its backend, when they were counted
+	writing sync.Mutex                // orders the lines of serve, prove and push; guards sent
+	sent    sent                      // the offer, to a v=2 agent
+	seen    time.Time                 // the last line, or the start
+	heard   atomic.Pointer[time.Time] // likewise; any goroutine
+	active  int                       // flows of its backend, when they were counted
 	counted time.Time
 	changes bucket
 	turns   map[string]*bucket // changes of its services
@@ -75,7 +76,8 @@ type session struct {
 // serve runs the session until it ends, and returns why.
 func (s *session) serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
-	s.seen, s.unprove = time.Now(), func() {}
+	s.unprove = func() {}
+	s.hear()
 	hangUp := context.AfterFunc(ctx, func() { s.comm.Close() })
 	// The lease starts with registration: until then time runs from the start.
 	s.expiry = time.AfterFunc(s.r.settings.Load().PlainLease, func() { s.comm.Close() })
@@ -93,7 +95,7 @@ func (s *session) serve(ctx context.Context) error {
 		if err != nil {
 			return s.broken(ctx, err)
 		}
-		s.seen = time.Now()
+		s.hear()
 		s.slowDown(ctx)
 		if s.name == "" {
 			s.r.conns.heard(s, s.proving(), s.seen)
@@ -108,6 +110,13 @@ func (s *session) serve(ctx context.Context) error {
 			return s.talk(ctx)
 		}
 	}
+}
+
+// hear notes that a line came.
+func (s *session) hear() {
+	now := time.Now()
+	s.seen = now
+	s.heard.Store(&now)
 }
 
 // slowDown waits when lines come too fast: what is not read fills the peer's buffers.
