@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"strings"
@@ -157,6 +158,7 @@ func TestReloadEveryKey(t *testing.T) {
 		{"log.level", edit(`level = "info"`, `level = "debug"`)},
 		{"metrics", func(s string) string { return "metrics = \"127.0.0.1:9338\"\n" + s }},
 		{"metrics", edit("127.0.0.1:9338", "127.0.0.1:9339")},
+		{"metrics_pprof", func(s string) string { return "metrics_pprof = true\n" + s }},
 		{"policy.pick_fuel", edit("[registry]", "[policy]\npick_fuel = 700000\n[registry]")},
 		{`service "web4".policy`, edit("round-robin", "hash")},
 		{`service "web4".seed`, edit("policy = \"hash\"", "policy = \"hash\"\nseed = 4711")},
@@ -206,8 +208,14 @@ func grow(t *testing.T, c *cluster.Cluster, counted map[string]uint64, after str
 	}
 	stats, err := c.Control().Stats(t.Context())
 	must(t, err)
-	for _, name := range []string{"kernel_forwarded", "forwarded", "forwarded_bytes"} {
-		now[name] = stats.Counters[name]
+	maps.Copy(now, stats.Counters)
+	services, err := c.Control().Services(t.Context())
+	must(t, err)
+	for _, r := range services {
+		now[r.Name+" denied"], now[r.Name+" limited"], now[r.Name+" failures"], now[r.Name+" picks timed"] = r.Denied, r.Limited, r.Failures, r.PickTime.Count
+		for by, n := range r.Picks {
+			now[r.Name+" picks by "+by] = n
+		}
 	}
 	for what, n := range counted {
 		if now[what] < n {

@@ -19,6 +19,7 @@ type BackendRow struct {
 	State      core.BackendState `json:"state"`
 	Reason     string            `json:"reason,omitempty"`  // why it is in that state
 	Warning    string            `json:"warning,omitempty"` // what is wrong though it gets flows
+	Down       bool              `json:"down,omitempty"`    // its checks say that the service does not work there
 	RTT        float64           `json:"rtt_s,omitempty"`   // seconds, of the last proof of its path; 0: not known
 	Load       *float64          `json:"load,omitempty"`    // pressure on its CPUs, percent; nil: not known
 	Weight     uint32            `json:"weight"`
@@ -60,6 +61,7 @@ type ServiceRow struct {
 	Least       int               `json:"min_backends,omitempty"` // of those, by the configuration
 	Panic       bool              `json:"panic,omitempty"`        // too few are well: health is ignored
 	Withdrawn   bool              `json:"withdrawn,omitempty"`    // its VIP is, for want of backends
+	Leaving     bool              `json:"leaving,omitempty"`      // it was removed: its open flows go on
 	Flows       int64             `json:"flows"`
 	Picks       map[string]uint64 `json:"picks"`       // by core.Decision's name
 	PickTime    *Histogram        `json:"pick_time"`   // how long a sample of the policy's picks took; null: there is no worker yet

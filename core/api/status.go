@@ -9,10 +9,11 @@ import (
 // StatusReport tells if the balancer does what its configuration says.
 type StatusReport struct {
 	Healthy  bool        `json:"healthy"`
-	Summary  string      `json:"summary"`  // one line for people
-	Revision uint64      `json:"revision"` // of the state that the machine is to have
-	Datapath string      `json:"datapath"` // type and reason
-	Warnings []string    `json:"warnings"` // of what is not healthy, or will not stay so
+	Summary  string      `json:"summary"`           // one line for people
+	Reasons  []string    `json:"reasons,omitempty"` // why it is not healthy, a line each
+	Revision uint64      `json:"revision"`          // of the state that the machine is to have
+	Datapath string      `json:"datapath"`          // type and reason
+	Warnings []string    `json:"warnings"`          // of what is not healthy, or will not stay so
 	Targets  []TargetRow `json:"targets"`
 	Links    []LinkRow   `json:"links"`
 	Admin    []AdminRow  `json:"admin"` // the operator's orders about backends

@@ -40,6 +40,7 @@ const after = `
 state_dir = "/var/lib/caplance"
 control = "/var/lib/caplance/ctl"
 metrics = "127.0.0.1:9338"
+metrics_pprof = true
 [registry]
 agents = ["10.0.0.0/24", "2001:db8::/64"]
 [datapath]
@@ -69,6 +70,7 @@ func TestDiff(t *testing.T) {
 		{`state_dir`, `"/run/caplance"`, `"/var/lib/caplance"`, false, fixed["state_dir"]},
 		{`control`, `"/var/run/caplance-server.sock"`, `"/var/lib/caplance/ctl"`, false, fixed["control"]},
 		{`metrics`, `""`, `"127.0.0.1:9338"`, true, ""},
+		{`metrics_pprof`, `false`, `true`, true, ""},
 		{`registry.agents`, `["10.0.0.0/24"]`, `["10.0.0.0/24", "2001:db8::/64"]`, true, ""},
 		{`datapath.flows`, `2048`, `4096`, true, ""},
 		{`datapath.timeouts.udp`, `"2m0s"`, `"3m0s"`, true, ""},
@@ -85,8 +87,8 @@ func TestDiff(t *testing.T) {
 		t.Error("Equal disagrees with Diff")
 	}
 	for i, want := range map[int]string{
-		4: "datapath.flows: 2048 → 4096", 6: `service "mail": removed, 192.0.2.11 both all (its flows are reset)`,
-		8: `service "ssh": added, 192.0.2.13 tcp 22,2200-2210`,
+		5: "datapath.flows: 2048 → 4096", 7: `service "mail": removed, 192.0.2.11 both all (its flows are reset)`,
+		9: `service "ssh": added, 192.0.2.13 tcp 22,2200-2210`,
 	} {
 		if got := Diff(old, next)[i].String(); got != want {
 			t.Errorf("%s, want %s", got, want)
@@ -194,6 +196,8 @@ func alter(t *testing.T, name string, v reflect.Value) {
 		*p = core.ResetRemoved
 	default:
 		switch {
+		case v.Kind() == reflect.Bool:
+			v.SetBool(!v.Bool())
 		case v.Kind() == reflect.String:
 			v.SetString(v.String() + "x")
 		case v.CanInt():

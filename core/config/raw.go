@@ -16,6 +16,7 @@ type rawServer struct {
 	Clients            int          `toml:"control_clients"`
 	Metrics            string       `toml:"metrics"`
 	MetricsConnections int          `toml:"metrics_connections"`
+	MetricsPprof       bool         `toml:"metrics_pprof"`
 	Service            []rawService `toml:"service"`
 	Agent              []rawAgent   `toml:"agent"`
 }

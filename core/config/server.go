@@ -27,6 +27,7 @@ type Server struct {
 	ControlClients     int             // connections there at once
 	Metrics            string          // host:port for Prometheus, "" for none
 	MetricsConnections int             // connections there at once
+	MetricsPprof       bool            // Go's profiles are there, too
 	Services           []*core.Service // in the order of the file, their IDs zero
 	Static             []StaticBackend // of all services, in the order of core.CompareBackends
 	Known              []auth.Agent    // in the order of the file; the agents that may register with AuthKeys and AuthCA
@@ -127,6 +128,9 @@ func (s *Server) Doubts(waited bool) (out []string) {
 	if s.Registry.Auth == AuthCA && len(s.Known) == 0 {
 		out = append(out, "no [[agent]] is listed: nobody can register, whatever certificate it has (name and san)")
 	}
+	if at, err := netip.ParseAddrPort(s.Metrics); err == nil && s.MetricsPprof && !at.Addr().IsLoopback() {
+		out = append(out, fmt.Sprintf("metrics_pprof is on, and metrics = %q is for more than this machine: whoever reaches it sees what the balancer does and may have it write profiles all the time (set 127.0.0.1)", s.Metrics))
+	}
 	return append(out, s.Expiring()...)
 }
 
@@ -213,6 +217,7 @@ func ParseServer(path string, data []byte) (*Server, error) {
 		ControlClients:     v.integer("control_clients", raw.Clients, 1, MaxClients),
 		Metrics:            v.metrics("metrics", raw.Metrics),
 		MetricsConnections: v.integer("metrics_connections", raw.MetricsConnections, 1, MaxClients),
+		MetricsPprof:       raw.MetricsPprof,
 		Registry:           v.registry(raw.Registry),
 		Datapath:           v.datapath(raw.Datapath),
 		Policy:             v.policy(raw.Policy),

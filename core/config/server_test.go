@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -286,5 +287,23 @@ func TestLoadKey(t *testing.T) {
 	cfg, err := LoadServer(file)
 	if err != nil || cfg.Registry.Own.Identity().Key != pair.Public() {
 		t.Errorf("key %v, %v", cfg, err)
+	}
+}
+
+// Profiles that more than this machine may take are a warning.
+func TestProfilesForEverybody(t *testing.T) {
+	for at, want := range map[string]int{"127.0.0.1:9338": 0, "[::1]:9338": 0, "0.0.0.0:9338": 1, "10.0.0.1:9338": 1} {
+		for _, on := range []bool{false, true} {
+			cfg := mustParse(t, fmt.Sprintf("metrics = %q\nmetrics_pprof = %t\n[registry]\nauth = \"none\"\nagents = [\"10.0.0.0/24\"]\n%s", at, on, minimal))
+			got := 0
+			for _, d := range cfg.Doubts(true) {
+				if strings.Contains(d, "metrics_pprof") {
+					got++
+				}
+			}
+			if on && got != want || !on && got != 0 {
+				t.Errorf("%s, profiles %t: %d warnings: %q", at, on, got, cfg.Doubts(true))
+			}
+		}
 	}
 }

@@ -24,6 +24,7 @@ func (s *Server) values() []value {
 		{"control_clients", number(s.ControlClients)},
 		{"metrics", quote(s.Metrics)},
 		{"metrics_connections", number(s.MetricsConnections)},
+		{"metrics_pprof", fmt.Sprint(s.MetricsPprof)},
 		{"log.level", quote(s.Log.Level)},
 		{"log.format", quote(s.Log.Format)},
 		{"log.file", quote(s.Log.File)},

@@ -111,7 +111,7 @@ func (d *Daemon) assemble(cfg *config.Server) {
 	d.model = &status.Model{
 		Store: d.store, Counters: d.counters, Manager: d.policies, Fast: d.fast,
 		Workers: func() []*status.Worker { return d.workers.All() }, Counted: d.addCounters,
-		Targets: d.loop.Status, Wait: d.loop.Wait, Unsaved: d.saved.Warning, Orders: func() []api.AdminRow { return d.admin.Rows() }, Doubts: d.doubts, Terms: d.terms, Peers: d.sessions, Log: d.events,
+		Targets: d.loop.Status, Passed: d.loop.Passed, Wait: d.loop.Wait, Unsaved: d.saved.Warning, Orders: func() []api.AdminRow { return d.admin.Rows() }, Doubts: d.doubts, Terms: d.terms, Peers: d.sessions, Log: d.events,
 		Method: func() string { return string(d.capture.Method()) }, Capture: d.capture.Counted, Started: time.Now(),
 	}
 }
@@ -138,7 +138,7 @@ func (d *Daemon) bind(ctx context.Context, cfg *config.Server, opened *undo.Stac
 	}
 	opened.Add(d.control.Close)
 	opened.Add(d.metrics.Close)
-	return d.metrics.Listen(ctx, cfg.Metrics, cfg.MetricsConnections)
+	return d.metrics.Listen(ctx, reload.MetricsOf(cfg))
 }
 
 // findPredecessor finds what a predecessor left on the machine.

@@ -11,6 +11,7 @@ package datapath
 import (
 	"math/bits"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"github.com/caplance/caplance/core"
@@ -105,7 +106,8 @@ type Worker struct {
 	rand         uint64
 	picks        uint32 // that a scheduler was asked for
 	swept        time.Time
-	ticked       time.Time // the schedulers
+	ticked       time.Time    // the schedulers
+	beat         atomic.Int64 // ns since epoch, of the last Tick
 	inbox        chan func()
 	wake         func()
 	tracker      tracker
@@ -206,6 +208,10 @@ func (w *Worker) Resize(capacity int) {
 func (w *Worker) Age(ms uint32) time.Duration {
 	return time.Duration(uint32(time.Since(w.epoch)/time.Millisecond)-ms) * time.Millisecond
 }
+
+// Silent returns how long ago the worker did its housekeeping, for anyone to ask: a
+// quarter of a second at most while its loop runs.
+func (w *Worker) Silent() time.Duration { return time.Since(w.epoch) - time.Duration(w.beat.Load()) }
 
 // Packet implements verdict.Handler.
 func (w *Worker) Packet(b []byte, mark uint32) verdict.Verdict {
@@ -356,6 +362,7 @@ func (w *Worker) Woken() {
 // their housekeeping.
 func (w *Worker) Tick(now time.Time) (next time.Duration) {
 	w.Woken()
+	w.beat.Store(int64(w.nowNS))
 	w.errQuota, w.rstQuota = errorsPerTick, resetsPerTick
 	passed := min(now.Sub(w.swept), sweepTime)
 	w.swept = now

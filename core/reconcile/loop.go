@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -17,6 +18,7 @@ type Loop[S any] struct {
 	cfg     Config[S]
 	entries []*entry[S]
 	wake    chan struct{} // capacity 1
+	passed  atomic.Pointer[time.Time]
 
 	mu      sync.Mutex
 	want    *S
@@ -77,7 +79,18 @@ func (l *Loop[S]) Run(ctx context.Context) error {
 		case <-timer.C:
 		}
 		timer.Reset(time.Until(l.pass(ctx)))
+		now := time.Now()
+		l.passed.Store(&now)
 	}
+}
+
+// Passed returns when the loop had last seen to all targets, the zero time before it
+// has. It does so when it is kicked, or has something to do.
+func (l *Loop[S]) Passed() time.Time {
+	if at := l.passed.Load(); at != nil {
+		return *at
+	}
+	return time.Time{}
 }
 
 func (l *Loop[S]) stop() {

@@ -178,13 +178,18 @@ func (r *Reloader) listenAnew(ctx context.Context, was, next *config.Server) err
 	if err := canListen(was, next); err != nil {
 		return err
 	}
-	if err := r.Metrics.Listen(ctx, next.Metrics, next.MetricsConnections); err != nil {
+	if err := r.Metrics.Listen(ctx, MetricsOf(next)); err != nil {
 		return err
 	}
 	if err := r.Registry.Move(ctx, next.Registry.Listen); err != nil {
-		return errors.Join(err, r.Metrics.Listen(ctx, was.Metrics, was.MetricsConnections))
+		return errors.Join(err, r.Metrics.Listen(ctx, MetricsOf(was)))
 	}
 	return nil
+}
+
+// MetricsOf returns where the configuration has Prometheus ask.
+func MetricsOf(cfg *config.Server) metrics.Settings {
+	return metrics.Settings{Addr: cfg.Metrics, Connections: cfg.MetricsConnections, Pprof: cfg.MetricsPprof}
 }
 
 // commit makes a configuration hold that has been found good. New services can

@@ -38,10 +38,51 @@ func (m *Model) Status() api.StatusReport {
 	case without > 0:
 		r.Healthy, r.Summary = false, fmt.Sprintf("%d of %d services have no backend that takes new flows", without, len(s.Services.List))
 	}
+	if !r.Healthy {
+		r.Reasons = m.reasons(s, &r, useless)
+	}
 	for _, e := range m.Repairs.recent(time.Hour) {
 		r.Warnings = append(r.Warnings, fmt.Sprintf("%s %s: %s", e.Time.Format(time.TimeOnly), e.Kind, e.Text))
 	}
 	return r
+}
+
+// reasons returns all that is not as it should be, where the summary has the worst.
+func (m *Model) reasons(s *core.Snapshot, r *api.StatusReport, useless error) (out []string) {
+	for _, t := range r.Targets {
+		if t.Error != "" {
+			out = append(out, fmt.Sprintf("target %s fails: %s", t.Name, t.Error))
+		}
+	}
+	if useless != nil {
+		out = append(out, useless.Error())
+	}
+	s.Pools.Each(func(p *core.Pool) {
+		if p.Eligible == 0 && !p.Service.Leaving {
+			out = append(out, fmt.Sprintf("service %s has no backend that takes new flows", p.Service.Name))
+		}
+	})
+	return append(out, m.short(s)...)
+}
+
+// How long loops may be silent. Workers look up four times a second, and the reconcile
+// loop is kicked twice, but what it does for thousands of backends may take seconds.
+const (
+	workerSilence = 10 * time.Second
+	loopSilence   = time.Minute
+)
+
+// Stuck returns which of the balancer's loops do not run any more.
+func (m *Model) Stuck() (out []string) {
+	for _, w := range m.Workers() {
+		if d := w.Path.Silent(); d > workerSilence {
+			out = append(out, fmt.Sprintf("the worker of queue %d has been silent for %s", w.Queue, d.Round(time.Second)))
+		}
+	}
+	if at := m.Passed(); !at.IsZero() && time.Since(at) > loopSilence {
+		out = append(out, fmt.Sprintf("the reconcile loop has been silent for %s", time.Since(at).Round(time.Second)))
+	}
+	return out
 }
 
 // links returns the links that clients come in by, and why one has no program or

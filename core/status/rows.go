@@ -62,6 +62,8 @@ func (m *Model) appendBackends(rows []api.BackendRow, pool *core.Pool, name stri
 		row := backendRow(pool.Service, b)
 		row.Flows, row.FlowsTotal, row.Packets, row.Bytes = t.Active, t.Flows, t.Packets, t.Bytes
 		row.RTT = b.Vitals.RTT().Seconds()
+		_, down := b.WhyDown(pool.Service.Name)
+		row.Down = down || b.Own == core.Unhealthy
 		if load := b.Vitals.Load(); load != core.UnknownLoad {
 			percent := float64(load) / 10
 			row.Load = &percent
@@ -95,7 +97,7 @@ func (m *Model) Services() []api.ServiceRow {
 		row := api.ServiceRow{
 			Name: svc.Name, VIP: svc.VIP, Protocol: svc.Protocol(), Ports: svc.PortList(), Mode: svc.Mode.String(),
 			Policy: st.Policy, Backends: len(pool.Members), Eligible: pool.Eligible, Least: svc.MinBackends, Panic: pool.Panic,
-			Withdrawn: withdrawn[svc.VIP] != nil, Picks: map[string]uint64{},
+			Withdrawn: withdrawn[svc.VIP] != nil, Leaving: svc.Leaving, Picks: map[string]uint64{},
 			Failures: st.Failures, Quarantined: st.Quarantined, LastError: st.LastError, Flows: m.OfService(svc.ID),
 		}
 		counted, kernel := m.Counters.Service(svc), m.Fast.Refused(svc)

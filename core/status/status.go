@@ -33,6 +33,7 @@ type Model struct {
 	Fast     FastPath
 	Counted  func(map[string]uint64) // adds what is counted outside the fast path
 	Targets  func() []reconcile.Status
+	Passed   func() time.Time                                 // when the reconcile loop had last seen to all targets
 	Wait     func(ctx context.Context, revision uint64) error // until the machine is as a revision says
 	Unsaved  func() string                                    // why the state could not be saved, "" if it was
 	Doubts   func() []string                                  // what the configuration allows and better did not
