@@ -2,10 +2,12 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"regexp"
 	"strconv"
@@ -41,6 +43,10 @@ func series(t testing.TB, c *cluster.Cluster) map[string]float64 {
 	if code != http.StatusOK {
 		t.Fatalf("/metrics: %d\n%s", code, body)
 	}
+	return parse(body)
+}
+
+func parse(body string) map[string]float64 {
 	out := map[string]float64{}
 	for line := range strings.Lines(body) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), "} ")
@@ -185,4 +191,112 @@ func TestProbes(t *testing.T) {
 	must(t, c.Backends[0].StopAgent())
 	want("/readyz", http.StatusServiceUnavailable, "service web4 has no backend that takes new flows\n")
 	want("/healthz", http.StatusOK, "the loops run") // a restart mends nothing
+}
+
+// falls watches the counters while something else goes on: one that falls is a restart
+// to Prometheus.
+type falls struct {
+	c    *cluster.Cluster
+	last map[string]float64
+	bad  []string
+	n    int
+}
+
+// mustGrow reports whether a series must not fall while it is there.
+func mustGrow(name string) bool {
+	base, _, _ := strings.Cut(name, "{")
+	for _, end := range []string{"_total", "_bucket", "_count", "_sum"} {
+		if strings.HasPrefix(base, "caplance_") && strings.HasSuffix(base, end) {
+			return true
+		}
+	}
+	return false
+}
+
+func (f *falls) watch(ctx context.Context, t *testing.T) {
+	for ctx.Err() == nil {
+		code, body, err := ask(t, f.c, "/metrics")
+		if err != nil || code != http.StatusOK {
+			f.bad = append(f.bad, fmt.Sprintf("/metrics: %d %v: %s", code, err, body))
+			return
+		}
+		f.n++
+		now := parse(body)
+		for name, was := range f.last {
+			if n, ok := now[name]; ok && n < was && mustGrow(name) {
+				f.bad = append(f.bad, fmt.Sprintf("%s fell from %v to %v", name, was, n))
+			}
+		}
+		f.last = now
+	}
+}
+
+// No counter falls while backends leave, queues and tables are made anew, the fast path
+// goes off and on, and somebody flushes the rules.
+func TestCountersNeverFall(t *testing.T) {
+	c := start(t, cluster.Options{Backends: 3, Policy: "maglev", Server: `metrics = "` + metricsAt + `"`})
+	if out, code := reloadWith(t, c, edit(`name = "web6"`, "name = \"web6\"\ndeny = [\"fd77::/64\"]")); code != 0 {
+		t.Fatal(out)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	f := &falls{c: c}
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		f.watch(ctx, t)
+	}()
+	defer func() { stop(); <-watched }()
+	other := "userspace"
+	if c.Type == other {
+		other = "tc"
+	}
+	mine, theirs := fmt.Sprintf("type = %q", c.Type), fmt.Sprintf("type = %q", other)
+	reload := func(change func(string) string) func() error {
+		return func() error {
+			if out, code := reloadWith(t, c, change); code != 0 {
+				return fmt.Errorf("exit code %d: %s", code, out)
+			}
+			return nil
+		}
+	}
+	for _, step := range []struct {
+		name string
+		do   func() error
+	}{
+		{"nothing", func() error { return nil }},
+		{"a backend leaves", c.Backends[2].StopAgent},
+		{"other queues", reload(addAfter("[datapath]", "first_queue = 2000"))},
+		{"another flow table", reload(addAfter("[datapath]", "flows = 60000"))},
+		{"another policy", reload(edit(`"maglev"`, `"round-robin"`))},
+		{"another datapath type", reload(edit(mine, theirs))},
+		{"the datapath type as before", reload(edit(theirs, mine))},
+		{"the rules flushed", func() error {
+			return errors.Join(c.LB.Do(flushRuleset), reload(edit("first_queue = 2000", "first_queue = 1500"))())
+		}},
+	} {
+		must(t, step.do())
+		for range 40 {
+			l, err := openLine(t, c, cluster.VIP4)
+			must(t, err)
+			must(t, l.finish())
+		}
+		for _, nobody := range []netip.AddrPort{netip.AddrPortFrom(cluster.VIP6, 80), netip.AddrPortFrom(cluster.VIP4, 9)} {
+			soon, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+			if conn, err := c.Client.Dial(soon, "tcp", nobody.String()); err == nil {
+				conn.Close()
+				t.Errorf("%s: %v answers", step.name, nobody)
+			}
+			cancel()
+		}
+	}
+	stop()
+	<-watched
+	for _, bad := range f.bad {
+		t.Error(bad)
+	}
+	for _, name := range []string{`caplance_picks_total{by="table",service="web4"}`, `caplance_picks_total{by="policy",service="web4"}`, `caplance_refused_packets_total{service="web6",why="denied"}`, `caplance_events_total{event="vip_unclaimed"}`} {
+		if f.last[name] == 0 {
+			t.Errorf("this proves little: %s is 0 after %d scrapes", name, f.n)
+		}
+	}
 }
