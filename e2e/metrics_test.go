@@ -115,6 +115,19 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("%v targets of %v", fill, most)
 		}
 	}
+	golden, err := os.ReadFile("../core/metrics/testdata/metrics.golden")
+	must(t, err)
+	_, body, err := ask(t, c, "/metrics")
+	must(t, err)
+	families := 0
+	for _, m := range regexp.MustCompile(`(?m)^# TYPE (caplance_\w+ \w+)$`).FindAllStringSubmatch(body, -1) {
+		if families++; !strings.Contains("\n"+string(golden), "\n"+m[1]+" {") {
+			t.Errorf("%s is not in the golden file of core/metrics", m[1])
+		}
+	}
+	if families < 40 {
+		t.Errorf("%d metrics", families)
+	}
 	page, err := os.ReadFile("../docs/operations.md")
 	must(t, err)
 	for name := range all {
