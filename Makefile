@@ -37,7 +37,7 @@ build: ## build static bin/caplance and bin/caplancectl
 install: build ## install programs, units, documents and examples (DESTDIR=, PREFIX=/usr/local)
 	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(UNITDIR) $(DESTDIR)$(PREFIX)/share/doc/caplance $(DESTDIR)/etc/caplance
 	install -m 755 bin/caplance bin/caplancectl $(DESTDIR)$(BINDIR)
-	install -m 644 README.md LICENSE CHANGELOG.md docs/*.md *.example.toml $(DESTDIR)$(PREFIX)/share/doc/caplance
+	install -m 644 README.md LICENSE CHANGELOG.md docs/*.md *.example.toml tools/monitoring/{alerts.yml,dashboard.json} $(DESTDIR)$(PREFIX)/share/doc/caplance
 	for unit in caplance caplance-agent; do sed 's#@BINDIR@#$(BINDIR)#; s#@DOCDIR@#$(PREFIX)/share/doc/caplance#' cmd/caplance/units/$$unit.service >$(DESTDIR)$(UNITDIR)/$$unit.service; chmod 644 $(DESTDIR)$(UNITDIR)/$$unit.service; done
 
 uninstall: ## remove what install installed; configuration, keys and state stay

@@ -24,7 +24,7 @@ if command -v dpkg >/dev/null; then
     mkdir -p "$root"/var/lib/dpkg/{info,updates} && touch "$root/var/lib/dpkg/status"
     deb() { dpkg --root="$root" --force-script-chrootless --log=/dev/null "$@" >/dev/null; }
     deb -i bin/caplance_0.1.0_*.deb
-    there "${programs[@]}" "${units[@]}" /usr/share/doc/caplance/{README.md,LICENSE,operations.md,caplance.example.toml}
+    there "${programs[@]}" "${units[@]}" /usr/share/doc/caplance/{README.md,LICENSE,operations.md,caplance.example.toml,alerts.yml,dashboard.json}
     "$root/usr/bin/caplance" help | grep -q 'caplance COMMAND' || fail "the program does not run"
     mkdir -p "$root/etc/caplance" && echo mine >"$root/etc/caplance/caplance.toml"
     deb -i bin/caplance_0.2.0_*.deb
