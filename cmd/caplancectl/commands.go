@@ -65,12 +65,19 @@ var sections = []section{
 		{name: "agent", least: 2, most: 2, takes: "remove NAME", flags: ofBalancer, summary: "forget one that has joined, or its token", run: agent},
 		{name: "services", flags: ofBalancer, summary: "list the services and who picked their flows", run: show(
 			func(ctx context.Context, c *control.Client, _ *options) (any, error) { return c.Services(ctx) })},
-		{name: "flows", flags: []string{"server", "service", "backend", "limit", "top"}, summary: "list flows (-top, -service, -backend, -limit)", run: show(
+		{name: "flows", flags: []string{"server", "service", "backend", "client", "state", "older", "limit", "top"}, summary: "list flows (-top, -service, -backend, -client, -state, -older, -limit)", run: show(
 			func(ctx context.Context, c *control.Client, o *options) (any, error) {
-				return c.Flows(ctx, api.FlowFilter{Service: o.service, Backend: o.backend, Top: o.top, Limit: o.limit})
+				f := api.FlowFilter{Service: o.service, Backend: o.backend, State: o.state, Older: o.older, Top: o.top, Limit: o.limit}
+				var err error
+				if o.client != "" {
+					f.Client, err = api.ParseClients(o.client)
+				}
+				if err != nil {
+					return nil, err
+				}
+				return c.Flows(ctx, f)
 			})},
-		{name: "events", flags: []string{"server", "limit"}, summary: "print what happened last: who came, was refused and why, was ordered (-limit)", run: show(
-			func(ctx context.Context, c *control.Client, o *options) (any, error) { return c.Events(ctx, o.limit) })},
+		{name: "events", flags: []string{"server", "limit", "f"}, summary: "print what happened last: who came, was refused and why, was ordered (-limit; -f: and what happens)", run: events},
 		{name: "explain", least: 2, most: 2, takes: "SRC:PORT VIP:PORT/tcp", flags: ofBalancer, summary: "say where a flow's packets go, and why", run: explain},
 		{name: "policy", most: 3, flags: ofBalancer, summary: "show how the policies do; and change them:", timeout: time.Minute, run: policy},
 		{name: "stats", flags: ofBalancer, summary: "print queues, tables and counters", run: show(

@@ -32,6 +32,11 @@ for backends and flows:
 and for flows:
   -limit N             at most N (100); 0 is all
   -top                 those with the most bytes, in that order
+  -client PREFIX       of this client, or of these (192.0.2.7, 192.0.2.0/24)
+  -state STATE         pending, established, closing or ended
+  -older DURATION      that began before
+for events:
+  -f                   go on until interrupted
 
 Exit codes: 0 done, 1 refused, failed, or (status) not well, 2 usage.
 

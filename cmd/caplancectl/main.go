@@ -39,8 +39,10 @@ type options struct {
 	agent, server    string // sockets
 	output           string
 	service, backend string
+	client, state    string // of flows
+	older            time.Duration
 	limit            int
-	top              bool
+	top, follow      bool
 	dryRun           bool
 	lasts            time.Duration // of an order; 0: for good
 	reason           string
@@ -63,8 +65,12 @@ func (o *options) flags() *flag.FlagSet {
 	fs.StringVar(&o.output, "o", "table", "")
 	fs.StringVar(&o.service, "service", "", "")
 	fs.StringVar(&o.backend, "backend", "", "")
+	fs.StringVar(&o.client, "client", "", "")
+	fs.StringVar(&o.state, "state", "", "")
+	duration(fs, &o.older, "older")
 	fs.IntVar(&o.limit, "limit", 100, "")
 	fs.BoolVar(&o.top, "top", false, "")
+	fs.BoolVar(&o.follow, "f", false, "")
 	fs.BoolVar(&o.dryRun, "n", false, "")
 	duration(fs, &o.lasts, "for")
 	fs.StringVar(&o.reason, "reason", "", "")
@@ -109,8 +115,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "caplancectl: %v\nTry caplancectl -h.\n", err)
 		return usage
 	}
-	ctx, cancel := context.WithTimeout(ctx, cmp.Or(o.timeout, cmd.timeout, defaultTimeout))
-	defer cancel()
+	if !o.follow || o.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, cmp.Or(o.timeout, cmd.timeout, defaultTimeout))
+		defer cancel()
+	}
 	switch err := cmd.run(ctx, &o, operands, stdout); {
 	case err == nil:
 		return done

@@ -173,8 +173,11 @@ func (source) Handover(context.Context) (api.HandoverReport, func(), error) {
 	return api.HandoverReport{Services: 1, Backends: 2, Flows: 3, Text: "start it within 30s"}, func() {}, nil
 }
 
-func (source) Events(limit int) []api.EventRow {
-	return []api.EventRow{{Time: time.Now(), Level: "WARN", Text: "peer refused", About: "peer=10.0.0.9:5"}, {Time: time.Now(), Level: "INFO", Text: "backend registered", About: "backend=b1"}}[:min(limit, 2)]
+func (source) Events(limit int, after uint64) []api.EventRow {
+	if after > 0 {
+		return []api.EventRow{{Seq: after + 1, Time: time.Now(), Level: "INFO", Text: fmt.Sprint("event ", after+1)}}
+	}
+	return []api.EventRow{{Seq: 1, Time: time.Now(), Level: "WARN", Text: "peer refused", About: "peer=10.0.0.9:5"}, {Seq: 2, Time: time.Now(), Level: "INFO", Text: "backend registered", About: "backend=b1"}}[:min(limit, 2)]
 }
 
 func (source) Rows() []api.AgentRow {

@@ -9,8 +9,8 @@
 //	GET /v1/services  []ServiceRow
 //	GET /v1/policies  []PolicyRow
 //	GET /v1/stats     Stats
-//	GET /v1/flows     []FlowRow, narrowed by service=, backend=, top, limit=
-//	GET /v1/events    []EventRow, at most limit=
+//	GET /v1/flows     []FlowRow, narrowed by service=, backend=, client=, state=, older=, top, limit=
+//	GET /v1/events    []EventRow, at most limit=, after= the seq of one
 //	GET /v1/explain   Explanation of src=ADDRESS:PORT, dst=VIP:PORT/proto
 //
 // Errors are plain text: 400 says what is wrong with the request, 500 why the
@@ -34,7 +34,8 @@ type Source interface {
 	// Flows collects from the workers, which takes some milliseconds.
 	Flows(ctx context.Context, f FlowFilter) ([]FlowRow, error)
 	Stats() Stats
-	Events(limit int) []EventRow
+	// Events returns the last so many after one, 0 for all.
+	Events(limit int, after uint64) []EventRow
 	// Explain tells of one flow, known or not.
 	Explain(ctx context.Context, flow FlowID) (Explanation, error)
 }
@@ -65,18 +66,24 @@ func backends(w http.ResponseWriter, r *http.Request, src Source) {
 }
 
 func flows(w http.ResponseWriter, r *http.Request, src Source) {
-	q := r.URL.Query()
-	limit, ok := limitOf(w, r)
-	if !ok {
+	f, err := ParseFlowFilter(r.URL.Query())
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	rows, err := src.Flows(r.Context(), FlowFilter{q.Get("service"), q.Get("backend"), q.Has("top"), limit})
+	rows, err := src.Flows(r.Context(), f)
 	Reply(w, rows, err)
 }
 
 func events(w http.ResponseWriter, r *http.Request, src Source) {
+	q := r.URL.Query()
+	after, err := strconv.ParseUint(q.Get("after"), 10, 64)
+	if q.Has("after") && err != nil {
+		http.Error(w, fmt.Sprintf("after %q is not a number", q.Get("after")), http.StatusBadRequest)
+		return
+	}
 	if limit, ok := limitOf(w, r); ok {
-		Reply(w, src.Events(limit), nil)
+		Reply(w, src.Events(limit, after), nil)
 	}
 }
 

@@ -127,20 +127,11 @@ type PolicyChange struct {
 
 // EventRow is something that happened: a line of the log, whatever the log lets through.
 type EventRow struct {
+	Seq   uint64    `json:"seq"` // grows; what came after this one is asked for by it
 	Time  time.Time `json:"time"`
 	Level string    `json:"level"`
 	Text  string    `json:"text"`
 	About string    `json:"about"` // key=value …
-}
-
-// BackendFilter chooses backends; an empty name is any.
-type BackendFilter struct{ Service, Backend string }
-
-// FlowFilter narrows a list of flows; zero values do not.
-type FlowFilter struct {
-	Service, Backend string
-	Top              bool // those with the most bytes, and in that order
-	Limit            int
 }
 
 // FlowRow is one flow.

@@ -53,16 +53,18 @@ func (c *Client) Services(ctx context.Context) (rows []api.ServiceRow, err error
 
 // Flows lists flows.
 func (c *Client) Flows(ctx context.Context, f api.FlowFilter) (rows []api.FlowRow, err error) {
-	q := url.Values{"service": {f.Service}, "backend": {f.Backend}, "limit": {strconv.Itoa(f.Limit)}}
-	if f.Top {
-		q.Set("top", "")
-	}
-	return rows, c.get(ctx, "flows?"+q.Encode(), &rows)
+	return rows, c.get(ctx, "flows?"+f.Values().Encode(), &rows)
 }
 
 // Events returns what was logged last, at most limit lines; 0 is all that are kept.
 func (c *Client) Events(ctx context.Context, limit int) (rows []api.EventRow, err error) {
-	return rows, c.get(ctx, "events?"+url.Values{"limit": {strconv.Itoa(limit)}}.Encode(), &rows)
+	return c.EventsAfter(ctx, limit, 0)
+}
+
+// EventsAfter returns those that came after one.
+func (c *Client) EventsAfter(ctx context.Context, limit int, seq uint64) (rows []api.EventRow, err error) {
+	q := url.Values{"limit": {strconv.Itoa(limit)}, "after": {strconv.FormatUint(seq, 10)}}
+	return rows, c.get(ctx, "events?"+q.Encode(), &rows)
 }
 
 // Explain returns where a flow's packets go, and why.

@@ -242,9 +242,9 @@ func (s *fakeSource) Backends(f api.BackendFilter) ([]api.BackendRow, error) {
 	s.backends = f
 	return backends, nil
 }
-func (*fakeSource) Services() []api.ServiceRow { return services }
-func (*fakeSource) Events(int) []api.EventRow  { return nil }
-func (*fakeSource) Stats() api.Stats           { return stats }
+func (*fakeSource) Services() []api.ServiceRow        { return services }
+func (*fakeSource) Events(int, uint64) []api.EventRow { return nil }
+func (*fakeSource) Stats() api.Stats                  { return stats }
 func (*fakeSource) Policies() []api.PolicyRow {
 	return []api.PolicyRow{{Service: "web", Policy: "hash"}}
 }
@@ -308,7 +308,7 @@ func TestBalancerSocket(t *testing.T) {
 	c, ctx := Dial(path), t.Context()
 	same := func(want, got any, err error) {
 		t.Helper()
-		if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{})); diff != "" || err != nil {
+		if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}, netip.Prefix{})); diff != "" || err != nil {
 			t.Error(err, diff)
 		}
 	}

@@ -8,8 +8,10 @@
 package events
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -17,6 +19,7 @@ import (
 
 // Event is one line of the log.
 type Event struct {
+	Seq   uint64 // grows from one to the next, also over restarts of the process
 	Time  time.Time
 	Level slog.Level
 	Text  string // the message
@@ -29,10 +32,22 @@ type Ring struct {
 	list []Event // a ring once it is full
 	next int
 	most int
+	seq  uint64
 }
 
 // New returns a ring for so many events.
-func New(most int) *Ring { return &Ring{most: most} }
+func New(most int) *Ring { return &Ring{most: most, seq: uint64(time.Now().UnixMicro())} }
+
+// After returns the events after one, as Last does; 0 is before all.
+func (r *Ring) After(seq uint64, n int) []Event {
+	list := r.Last(0)
+	i, _ := slices.BinarySearchFunc(list, seq+1, func(e Event, seq uint64) int { return cmp.Compare(e.Seq, seq) })
+	list = list[i:]
+	if n == 0 {
+		return list
+	}
+	return list[max(0, len(list)-n):]
+}
 
 // Last returns the newest events, the oldest of them first; 0 is all that are kept.
 func (r *Ring) Last(n int) []Event {
@@ -48,6 +63,8 @@ func (r *Ring) Last(n int) []Event {
 func (r *Ring) add(e Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.seq++
+	e.Seq = r.seq
 	if len(r.list) < r.most {
 		r.list = append(r.list, e)
 		return
@@ -82,7 +99,7 @@ func (t *tee) Handle(ctx context.Context, rec slog.Record) error {
 			write(&about, t.group, a)
 			return true
 		})
-		t.ring.add(Event{rec.Time, rec.Level, rec.Message, about.String()})
+		t.ring.add(Event{Time: rec.Time, Level: rec.Level, Text: rec.Message, About: about.String()})
 	}
 	if !t.to.Enabled(ctx, rec.Level) {
 		return nil

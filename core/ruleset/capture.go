@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/caplance/caplance/core"
 	"github.com/google/nftables"
@@ -144,7 +145,7 @@ func (c *Capture) Apply() (Method, error) {
 // CaptureTarget is the reconcile.Target of a Capture.
 type CaptureTarget struct {
 	tables tables
-	method Method // "" before the first Add that succeeded
+	method atomic.Value // Method; none before the first Add that succeeded
 
 	counting sync.Mutex
 	counted  [2]counted // by family, guarded by counting
@@ -159,7 +160,10 @@ func (t *CaptureTarget) String() string { return "ruleset" }
 
 // Method returns the method by which packets are queued, "" before the first
 // Add that has succeeded.
-func (t *CaptureTarget) Method() Method { return t.method }
+func (t *CaptureTarget) Method() Method {
+	m, _ := t.method.Load().(Method)
+	return m
+}
 
 // Add implements reconcile.Target.
 func (t *CaptureTarget) Add(_ context.Context, was, want *Capture) error {
@@ -169,8 +173,8 @@ func (t *CaptureTarget) Add(_ context.Context, was, want *Capture) error {
 	if want.Queues == 0 {
 		return nil
 	}
-	if t.method != "" {
-		return t.tables.add(want.plans(t.method))
+	if m := t.Method(); m != "" {
+		return t.tables.add(want.plans(m))
 	}
 	return t.probe(want)
 }
@@ -179,7 +183,7 @@ func (t *CaptureTarget) Add(_ context.Context, was, want *Capture) error {
 func (t *CaptureTarget) probe(want *Capture) error {
 	err := t.tables.add(want.plans(NativeQueue))
 	if err == nil {
-		t.method = NativeQueue
+		t.method.Store(NativeQueue)
 		return nil
 	}
 	if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EOPNOTSUPP) {
@@ -188,7 +192,7 @@ func (t *CaptureTarget) probe(want *Capture) error {
 	if xtErr := t.tables.add(want.plans(XTQueue)); xtErr != nil {
 		return fmt.Errorf("nftables: neither nft_queue (%w) nor xt_NFQUEUE behind nft_compat (%w) is there: load one of the modules", err, xtErr)
 	}
-	t.method = XTQueue
+	t.method.Store(XTQueue)
 	return nil
 }
 
@@ -200,7 +204,7 @@ func (t *CaptureTarget) Prune(_ context.Context, was, want *Capture) error {
 	if want.Queues == 0 {
 		return t.tables.remove()
 	}
-	return t.tables.prune(want.plans(t.method))
+	return t.tables.prune(want.plans(t.Method()))
 }
 
 // Counted adds to a map by name how many packets were dropped that were to a VIP and
@@ -260,5 +264,5 @@ func (t *CaptureTarget) Verify(_ context.Context, want *Capture) error {
 	if want.Queues == 0 {
 		return nil
 	}
-	return t.tables.verify(want.plans(t.method))
+	return t.tables.verify(want.plans(t.Method()))
 }

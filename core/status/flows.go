@@ -29,7 +29,7 @@ type flowList struct {
 func (l *flowList) full() bool { return !l.Top && l.Limit > 0 && len(l.rows) >= l.Limit }
 
 func (l *flowList) add(row api.FlowRow) {
-	if l.full() || l.Service != "" && l.Service != row.Service || l.Backend != "" && l.Backend != row.Backend {
+	if l.full() || !l.Matches(&row) {
 		return
 	}
 	l.rows = append(l.rows, row)

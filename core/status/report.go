@@ -221,11 +221,11 @@ func (m *Model) Certificates() []api.CertificateRow {
 // Sessions returns those of agents.
 func (m *Model) Sessions() []api.AgentSession { return m.Peers() }
 
-// Events returns what was logged last, the newest at the end.
-func (m *Model) Events(limit int) []api.EventRow {
+// Events returns what was logged last, the newest at the end, and after one.
+func (m *Model) Events(limit int, after uint64) []api.EventRow {
 	rows := []api.EventRow{}
-	for _, e := range m.Log.Last(limit) {
-		rows = append(rows, api.EventRow{Time: e.Time, Level: e.Level.String(), Text: e.Text, About: e.About})
+	for _, e := range m.Log.After(after, limit) {
+		rows = append(rows, api.EventRow{Seq: e.Seq, Time: e.Time, Level: e.Level.String(), Text: e.Text, About: e.About})
 	}
 	return rows
 }
