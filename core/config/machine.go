@@ -110,6 +110,13 @@ func (s *Server) CheckMachine(m Machine) (warnings []error, err error) {
 			errs = append(errs, s.doc.Errorf(key, "%v is the broadcast address of %v (choose another one)", svc.VIP, network))
 		}
 	}
+	for i := range s.Static {
+		b := &s.Static[i].Backend
+		if j := slices.IndexFunc(m.Addrs, func(a MachineAddr) bool { return a.Prefix.Addr().Unmap() == b.Addr }); j >= 0 {
+			errs = append(errs, s.doc.Errorf(s.Static[i].Key+".address", "%v is this machine's own address on %s, and the packets of backend %s would stay here (a backend is another machine, or a network namespace with an address of its own)",
+				b.Addr, m.Addrs[j].Link, b.Name))
+		}
+	}
 	return s.missing(m), errors.Join(errs...)
 }
 

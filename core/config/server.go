@@ -122,10 +122,10 @@ func (s *Server) Doubts(waited bool) (out []string) {
 	if s.Registry.Auth == AuthNone {
 		out = append(out, `registry.auth is "none": whoever is in the networks of registry.agents can register as any backend and take its traffic (set "keys")`)
 	}
-	if s.Registry.Auth == AuthKeys && len(s.Known) == 0 && !waited {
+	if s.Registry.Auth == AuthKeys && len(s.Known) == 0 && !waited && len(s.Static) == 0 {
 		out = append(out, "no [[agent]] is listed and none has joined: nobody can register (caplancectl token create lets one join)")
 	}
-	if s.Registry.Auth == AuthCA && len(s.Known) == 0 {
+	if s.Registry.Auth == AuthCA && len(s.Known) == 0 && len(s.Static) == 0 {
 		out = append(out, "no [[agent]] is listed: nobody can register, whatever certificate it has (name and san)")
 	}
 	if at, err := netip.ParseAddrPort(s.Metrics); err == nil && s.MetricsPprof && !at.Addr().IsLoopback() {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/caplance/caplance/core"
@@ -15,6 +16,7 @@ import (
 // StaticBackend is a backend without an agent, as a [[service.backend]] names it. It is
 // in that service alone; one that serves several is listed with each.
 type StaticBackend struct {
+	Key     string       // where it stands in the file: service[0].backend[1]
 	Backend core.Backend // without its state
 	Check   probe.Spec
 }
@@ -48,6 +50,9 @@ func (v *validator) statics(raw []rawService, services []*core.Service) (out []S
 				case same && o.Backend.Addr == b.Backend.Addr:
 					v.failf(key+"address", "backend %s of the service has address %v, too", o.Backend.Name, b.Backend.Addr)
 				}
+			}
+			if k := slices.IndexFunc(services, func(svc *core.Service) bool { return svc.VIP == b.Backend.Addr }); k >= 0 && b.Backend.Addr.IsValid() {
+				v.failf(key+"address", "%v is the VIP of service %s: its packets would come back to the balancer (give the backend's own address)", b.Backend.Addr, services[k].Name)
 			}
 			addrs[b.Backend.Name] = b.Backend.Addr
 			out = append(out, b)
@@ -90,7 +95,7 @@ func (v *validator) static(key string, raw *rawBackend, svc *core.Service) Stati
 	if b.Mode == core.ModeDirect && addr.IsValid() && svc.VIP.IsValid() && addr.Is4() != svc.VIP.Is4() {
 		v.failf(key+"address", "%v is of another family than vip %v: mode direct sends packets as they are (give the backend's address of the VIP's family)", addr, svc.VIP)
 	}
-	return StaticBackend{b, v.staticCheck(key+"check.", raw.Check, &b, svc)}
+	return StaticBackend{strings.TrimSuffix(key, "."), b, v.staticCheck(key+"check.", raw.Check, &b, svc)}
 }
 
 // staticCheck returns the check of a backend: without one, whether its service's first

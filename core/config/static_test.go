@@ -55,9 +55,9 @@ func TestStaticBackends(t *testing.T) {
 	page.Path, page.Status = "/health", probe.Status{First: 200, Last: 299}
 	b1, b2 := netip.MustParseAddr("10.0.0.11"), netip.MustParseAddr("10.0.0.12")
 	want := []StaticBackend{
-		{core.Backend{Name: "b1", Addr: b1, Services: []string{"web"}, Weight: 3, Priority: 1, MaxFlows: 100, KernelDecap: true, Mode: core.ModeTunnel, Static: true}, page},
-		{core.Backend{Name: "b2", Addr: b2, Services: []string{"dns"}, Weight: 1, KernelDecap: true, Mode: core.ModeDirect, Static: true}, check("dns", "b2", probe.UDP)},
-		{core.Backend{Name: "b2", Addr: b2, Services: []string{"web"}, Weight: 1, KernelDecap: true, Mode: core.ModeDirect, Static: true}, check("web", "b2", probe.TCP)},
+		{"service[0].backend[1]", core.Backend{Name: "b1", Addr: b1, Services: []string{"web"}, Weight: 3, Priority: 1, MaxFlows: 100, KernelDecap: true, Mode: core.ModeTunnel, Static: true}, page},
+		{"service[1].backend[0]", core.Backend{Name: "b2", Addr: b2, Services: []string{"dns"}, Weight: 1, KernelDecap: true, Mode: core.ModeDirect, Static: true}, check("dns", "b2", probe.UDP)},
+		{"service[0].backend[0]", core.Backend{Name: "b2", Addr: b2, Services: []string{"web"}, Weight: 1, KernelDecap: true, Mode: core.ModeDirect, Static: true}, check("web", "b2", probe.TCP)},
 	}
 	if d := cmp.Diff(want, cfg.Static, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
 		t.Error(d)
@@ -69,6 +69,7 @@ func TestStaticBackendsRefused(t *testing.T) {
 		"name = \"b2\"|name = \"b 2\"":         `service[0].backend[0].name: "b 2" is not 1 to`,
 		"name = \"b1\"|name = \"b2\"":          `service[0].backend[1].name: the service has a backend "b2" already`,
 		"10.0.0.11|10.0.0.12":                  "service[0].backend[1].address: backend b2 of the service has address 10.0.0.12, too",
+		"10.0.0.11|192.0.2.10":                 "backend[1].address: 192.0.2.10 is the VIP of service web: its packets would come back",
 		"10.0.0.11|127.0.0.1":                  "address: 127.0.0.1 is a loopback address: no packet",
 		"10.0.0.11|web1.example.com":           `address: "web1.example.com" is not an IP address`,
 		"mode = \"tunnel\"|mode = \"bridge\"":  "backend[1].mode: ",
@@ -133,5 +134,21 @@ func TestStaticBackendsOfTheExample(t *testing.T) {
 		if key := f.Tag.Get("toml"); !strings.Contains(string(data), "\n#"+key+" = ") && key != "check" {
 			t.Errorf("the example lacks %s", key)
 		}
+	}
+}
+
+// A backend that is this machine is refused before its packets circle.
+func TestStaticBackendsOfThisMachine(t *testing.T) {
+	cfg := mustParse(t, withStatics)
+	m := Machine{Links: []string{"eth0"}, Addrs: []MachineAddr{{"eth0", netip.MustParsePrefix("10.0.0.11/24")}}}
+	if _, err := cfg.CheckMachine(m); err == nil || !strings.Contains(err.Error(), "c.toml:13: service[0].backend[1].address: 10.0.0.11 is this machine's own address on eth0") {
+		t.Error(err)
+	}
+	m.Addrs[0].Prefix = netip.MustParsePrefix("10.0.0.1/24")
+	if _, err := cfg.CheckMachine(m); err != nil {
+		t.Error(err)
+	}
+	for _, doubt := range cfg.Doubts(false) {
+		t.Errorf("a file that needs no agent is doubted: %s", doubt)
 	}
 }
