@@ -21,6 +21,9 @@ const (
 // Memory is the export name of the guest's one linear memory.
 const Memory = "memory"
 
+// Prefix is how the names of the exported functions begin. Others by it are refused.
+const Prefix = "caplance_"
+
 // Names of the exported functions.
 const (
 	Marker   = "caplance_abi_v1"

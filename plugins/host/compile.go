@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -145,11 +146,13 @@ func (r *Runtime) checkImports(o *outline) error {
 // difference.
 func checkExports(m wazero.CompiledModule) error {
 	funcs := m.ExportedFunctions()
-	if _, ok := funcs["_start"]; ok && funcs[abi.Marker] == nil {
+	// With the ABI's exports, too, it would trap: Go's runtime is started by _initialize of
+	// a library alone.
+	if funcs["_start"] != nil && (funcs[abi.Marker] == nil || funcs["_initialize"] == nil) {
 		return errors.New("module is a command (it exports _start): build it as a library " +
 			"(Go and TinyGo -buildmode=c-shared, clang -Wl,--no-entry, Rust crate-type cdylib)")
 	}
-	var errs []error
+	errs := misspelt(funcs)
 	if _, ok := m.ExportedMemories()[abi.Memory]; !ok {
 		errs = append(errs, fmt.Errorf("export %q is missing: export the memory under that name", abi.Memory))
 	}
@@ -164,6 +167,21 @@ func checkExports(m wazero.CompiledModule) error {
 		}
 	}
 	return join(errs...)
+}
+
+// misspelt returns what exports have the ABI's prefix and are none of it: an optional one
+// would never be called.
+func misspelt(funcs map[string]api.FunctionDefinition) (errs []error) {
+	names := make([]string, len(abi.Exports))
+	for i, e := range abi.Exports {
+		names[i] = e.Name
+	}
+	for _, name := range slices.Sorted(maps.Keys(funcs)) {
+		if strings.HasPrefix(name, abi.Prefix) && !slices.Contains(names, name) {
+			errs = append(errs, fmt.Errorf("export %s is none of the ABI%s", plain.Name(name), plain.DidYouMean(name, names)))
+		}
+	}
+	return errs
 }
 
 // join joins errors on one line, since the messages end up in a log.

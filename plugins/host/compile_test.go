@@ -1,6 +1,7 @@
 package host_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"slices"
@@ -33,12 +34,15 @@ func TestCompileRefuses(t *testing.T) {
 		{"empty", []byte{}, []string{"file is empty"}},
 		{"garbage", []byte("#!/bin/sh\n"), []string{"not WebAssembly"}},
 		{"text", testdata(t, "modulo.wat")[strings.Index(string(testdata(t, "modulo.wat")), "(module"):], []string{"wat2wasm"}},
+		{"commented text", testdata(t, "command-with-abi.wat"), []string{"wat2wasm"}},
 		{"component", []byte("\x00asm\x0d\x00\x01\x00"), []string{"component", "wasm32-unknown-unknown"}},
 		{"version", []byte("\x00asm\x02\x00\x00\x00"), []string{"unknown version"}},
 		{"truncated", modulo[:len(modulo)-5], []string{"cut short"}},
 		{"bit-flipped", flipped(modulo), []string{"module is invalid"}},
 		{"too-large", make([]byte, host.MaxModuleSize+1), []string{"16777217 bytes", "strip"}},
 		{"command", nil, []string{"_start", "c-shared", "--no-entry"}},
+		{"command-with-abi", nil, []string{"_start", "c-shared"}},
+		{"misspelt", bytes.ReplaceAll(modulo, []byte("caplance_pick"), []byte("caplance_pikc")), []string{"export caplance_pikc is none of the ABI; did you mean caplance_pick", "export caplance_pick is missing"}},
 		{"no-memory", nil, []string{`export "memory" is missing`}},
 		{"two-memories", nil, []string{"2 memories", "exactly one"}},
 		{"big-memory", nil, []string{"300 pages", "256", "--max-memory"}},

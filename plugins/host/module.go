@@ -138,6 +138,12 @@ var (
 	versionPreview = []byte{0x0d, 0, 1, 0} // a component (Component Model, Binary.md)
 )
 
+// isText reports whether a file is WebAssembly text, which may begin with comments.
+func isText(file []byte) bool {
+	file = bytes.TrimLeft(file, " \t\r\n")
+	return bytes.HasPrefix(file, []byte("(module")) || bytes.HasPrefix(file, []byte(";;")) || bytes.HasPrefix(file, []byte("(;"))
+}
+
 // checkPreamble tells the files apart that people mistake for modules.
 func checkPreamble(wasm []byte, limit int) error {
 	switch {
@@ -145,7 +151,7 @@ func checkPreamble(wasm []byte, limit int) error {
 		return errors.New("file is empty: build the policy again")
 	case len(wasm) > limit:
 		return errTooLarge(len(wasm), limit)
-	case bytes.HasPrefix(bytes.TrimLeft(wasm, " \t\r\n"), []byte("(module")):
+	case isText(wasm):
 		return errors.New("file is WebAssembly text: assemble it with wat2wasm and name the .wasm")
 	case len(wasm) < 8 || !bytes.Equal(wasm[:4], wasmMagic):
 		return errors.New("file is not WebAssembly (no \\0asm at its start): name a .wasm file")
