@@ -175,11 +175,13 @@ func TestStaticTunnel(t *testing.T) {
 	for _, b := range c.Backends {
 		awaitBackend(t, c, b.Name, core.Active, "")
 	}
-	lines := openLines(t, c, cluster.VIP4, 10)
-	if got := fmt.Sprint(byBackend(lines)); got != "map[b1:5 b2:5]" {
-		t.Errorf("flows at %s", got)
-	}
-	for _, l := range lines {
+	await(t, "flows at both", func() error { // a worker hears of a backend some ms after it is active
+		if got := fmt.Sprint(shares(t, c, cluster.VIP4, 10)); got != "map[b1:5 b2:5]" {
+			return fmt.Errorf("%s", got)
+		}
+		return nil
+	})
+	for _, l := range openLines(t, c, cluster.VIP4, 10) {
 		must(t, l.ping(5*time.Second))
 	}
 	data := bytes.Repeat([]byte("caplance"), 1<<17) // long packets, and offloads
