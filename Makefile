@@ -64,7 +64,7 @@ fuzz:
 # What the way to a backend makes a difference to, in userspace.
 DIRECT := ^Test(ForwardsAndRepliesDirectly|BulkUpload|Offloads|LongDatagrams|PathMTU|UDPSegmentationOffload|ICMPErrorsReachTheFlowsBackend|ForgottenNeighbours|UpperLinks|LinkWithoutAProgram|TunnelledClients|ModeOfABackend|VIPOfTheOperator|TTL|DatagramsAlone|HeartbeatExpiry|AgentRestart|BalancerRestart|ICMPEcho|UnreachableBackend|NarrowPath|Drift|StopLeavesNothing|KillIsReclaimed)$$
 # What no datapath type makes a difference to: it is tested on the first way alone.
-CONTROL := ^Test(ControlGroups|TwoOperators|OrdersForATimeAndOneService|WeightOrders|KeysChange|Certificates|Strangers|Join|AllPrivileges|PredecessorsMount|SandboxPaths|HostileRegistryPeers|RefusedSwaps|ShadowPolicy|RecordAndReplay|AgentReload|DropInPolicy|Probes)$$
+CONTROL := ^Test(ControlGroups|TwoOperators|OrdersForATimeAndOneService|WeightOrders|KeysChange|Certificates|Strangers|Join|AllPrivileges|PredecessorsMount|SandboxPaths|HostileRegistryPeers|RefusedSwaps|ShadowPolicy|RecordAndReplay|AgentReload|DropInPolicy|Probes|StaticBackendAstray|UnitsPrivileges|WithdrawnVIP|MissingBackends)$$
 e2e: build need-root ## end-to-end tests in network namespaces, on every datapath type, in either mode (root; ALL=1 for every combination)
 	@set -e; for way in tc/tunnel xdp/direct userspace/tunnel $(if $(ALL),tc/direct xdp/tunnel) userspace/direct; do echo "$$way"; \
 	case $${way}$(ALL) in xdp/direct|userspace/tunnel) some=(-skip '$(CONTROL)');; userspace/direct) some=(-run '$(DIRECT)');; *) some=();; esac; \
