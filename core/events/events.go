@@ -38,9 +38,13 @@ type Ring struct {
 // New returns a ring for so many events.
 func New(most int) *Ring { return &Ring{most: most, seq: uint64(time.Now().UnixMicro())} }
 
-// After returns the events after one, as Last does; 0 is before all.
+// After returns the events after one, as Last does; 0 is before all, and so is one that
+// this ring has not come to: of a process whose clock went ahead.
 func (r *Ring) After(seq uint64, n int) []Event {
 	list := r.Last(0)
+	if len(list) == 0 || seq > list[len(list)-1].Seq {
+		seq = 0
+	}
 	i, _ := slices.BinarySearchFunc(list, seq+1, func(e Event, seq uint64) int { return cmp.Compare(e.Seq, seq) })
 	list = list[i:]
 	if n == 0 {

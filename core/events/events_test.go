@@ -60,3 +60,31 @@ func TestMany(t *testing.T) {
 		t.Errorf("%d are kept", n)
 	}
 }
+
+// Who has heard of one gets those after it; of one that was never here, all.
+func TestAfter(t *testing.T) {
+	r := New(3)
+	if got := r.After(5, 0); len(got) != 0 {
+		t.Errorf("%v", got)
+	}
+	log := slog.New(r.Tee(slog.DiscardHandler))
+	for i := range 4 {
+		log.Info("event", "i", i)
+	}
+	all := r.Last(0)
+	for _, tt := range []struct {
+		after uint64
+		limit int
+		want  string
+	}{
+		{0, 0, "INFO event i=1|INFO event i=2|INFO event i=3"},
+		{all[0].Seq, 0, "INFO event i=2|INFO event i=3"},
+		{all[0].Seq, 1, "INFO event i=3"},
+		{all[2].Seq, 0, ""},
+		{all[2].Seq + 1, 0, "INFO event i=1|INFO event i=2|INFO event i=3"}, // the clock was put back
+	} {
+		if got := lines(r.After(tt.after, tt.limit)); got != tt.want {
+			t.Errorf("after %d, %d: %q, want %q", tt.after, tt.limit, got, tt.want)
+		}
+	}
+}
