@@ -35,26 +35,29 @@ type rawBackend struct {
 // statics validates the backends of all services, and orders them as
 // core.CompareBackends does.
 func (v *validator) statics(raw []rawService, services []*core.Service) (out []StaticBackend) {
-	addrs := map[string]netip.Addr{} // by name
+	addrs, vips := map[string]netip.Addr{}, map[netip.Addr]string{} // by name; the services' names
+	for _, svc := range services {
+		vips[svc.VIP] = cmp.Or(vips[svc.VIP], svc.Name)
+	}
 	for i := range raw {
+		named, at := map[string]bool{}, map[netip.Addr]string{} // in this service
 		for j := range raw[i].Backends {
 			key := fmt.Sprintf("service[%d].backend[%d].", i, j)
 			b := v.static(key, &raw[i].Backends[j], services[i])
-			if at, ok := addrs[b.Backend.Name]; ok && at != b.Backend.Addr {
-				v.failf(key+"address", "backend %s has another address in another service (%v): give each machine a name of its own", b.Backend.Name, at)
+			name, addr := b.Backend.Name, b.Backend.Addr
+			if other, ok := addrs[name]; ok && other != addr {
+				v.failf(key+"address", "backend %s has another address in another service (%v): give each machine a name of its own", name, other)
 			}
-			for _, o := range out {
-				switch same := o.Backend.Services[0] == services[i].Name; {
-				case same && o.Backend.Name == b.Backend.Name:
-					v.failf(key+"name", "the service has a backend %q already", b.Backend.Name)
-				case same && o.Backend.Addr == b.Backend.Addr:
-					v.failf(key+"address", "backend %s of the service has address %v, too", o.Backend.Name, b.Backend.Addr)
-				}
+			switch other, taken := at[addr]; {
+			case named[name]:
+				v.failf(key+"name", "the service has a backend %q already", name)
+			case taken:
+				v.failf(key+"address", "backend %s of the service has address %v, too", other, addr)
 			}
-			if k := slices.IndexFunc(services, func(svc *core.Service) bool { return svc.VIP == b.Backend.Addr }); k >= 0 && b.Backend.Addr.IsValid() {
-				v.failf(key+"address", "%v is the VIP of service %s: its packets would come back to the balancer (give the backend's own address)", b.Backend.Addr, services[k].Name)
+			if svc, ok := vips[addr]; ok && addr.IsValid() {
+				v.failf(key+"address", "%v is the VIP of service %s: its packets would come back to the balancer (give the backend's own address)", addr, svc)
 			}
-			addrs[b.Backend.Name] = b.Backend.Addr
+			addrs[name], named[name], at[addr] = addr, true, name
 			out = append(out, b)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/caplance/caplance/core"
 	"github.com/caplance/caplance/core/config"
@@ -12,7 +13,7 @@ import (
 // Refused returns why no agent's backend can have a name or a data IP. What is sent to
 // an address of the balancer's own comes back to it, and circles if it is a VIP's packet.
 func (s *Sources) Refused(name string, data netip.Addr) error {
-	if slices.ContainsFunc(s.Server().Static, func(b config.StaticBackend) bool { return b.Backend.Name == name }) {
+	if _, static := slices.BinarySearchFunc(s.Server().Static, name, func(b config.StaticBackend, name string) int { return strings.Compare(b.Backend.Name, name) }); static {
 		return fmt.Errorf("backend %s is in the balancer's configuration ([[service.backend]]), without an agent: take it out there, or take another name", name)
 	}
 	if is := core.Special(data); is != "" {

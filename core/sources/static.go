@@ -40,15 +40,14 @@ func (s *Sources) checker() *probe.Runner {
 func (s *Sources) SetStatic(dr *state.Draft, cfg *config.Server) {
 	checks := s.checker()
 	specs, targets := make([]probe.Spec, len(cfg.Static)), make([]probe.Target, len(cfg.Static))
-	next := make([]core.Backend, len(cfg.Static))
+	next, services := make([]core.Backend, len(cfg.Static)), map[string]*core.Service{}
+	for _, svc := range cfg.Services {
+		services[svc.Name] = svc
+	}
 	for i, b := range cfg.Static {
 		specs[i], next[i] = b.Check, b.Backend
-		targets[i] = probe.Target{Service: b.Backend.Services[0], Backend: b.Backend.Name, Addr: b.Backend.Addr}
-		for _, svc := range cfg.Services {
-			if svc.Name == targets[i].Service {
-				targets[i].VIP, targets[i].Ports, targets[i].Protos = svc.VIP, svc.Ports, svc.Protos
-			}
-		}
+		svc := services[b.Backend.Services[0]]
+		targets[i] = probe.Target{Service: svc.Name, Backend: b.Backend.Name, VIP: svc.VIP, Addr: b.Backend.Addr, Ports: svc.Ports, Protos: svc.Protos}
 	}
 	checks.Set(specs, targets)
 	s.static.mu.Lock()
