@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -25,13 +24,9 @@ func token(ctx context.Context, o *options, operands []string, w io.Writer) erro
 	}
 	order := api.TokenOrder{Name: o.name, TTL: o.ttl.Seconds(), Address: o.address, Services: list(o.services), MaxNames: o.maxNames}
 	for _, s := range list(o.allow) {
-		p, err := netip.ParsePrefix(s)
+		p, err := api.ParsePrefix(s)
 		if err != nil {
-			a, err2 := netip.ParseAddr(s)
-			if err2 != nil {
-				return fmt.Errorf("-allow: %q is not a network or an address (like 10.0.0.0/24)", s)
-			}
-			p = netip.PrefixFrom(a, a.BitLen())
+			return fmt.Errorf("-allow: %w", err)
 		}
 		order.Allow = append(order.Allow, p)
 	}

@@ -70,10 +70,10 @@ var sections = []section{
 				f := api.FlowFilter{Service: o.service, Backend: o.backend, State: o.state, Older: o.older, Top: o.top, Limit: o.limit}
 				var err error
 				if o.client != "" {
-					f.Client, err = api.ParseClients(o.client)
+					f.Client, err = api.ParsePrefix(o.client)
 				}
 				if err != nil {
-					return nil, err
+					return nil, fmt.Errorf("client %w", err)
 				}
 				return c.Flows(ctx, f)
 			})},

@@ -58,8 +58,8 @@ func ParseFlowFilter(q url.Values) (f FlowFilter, err error) {
 		return f, fmt.Errorf("state %q is none of a flow's (%s)", f.State, strings.Join(FlowStates, ", "))
 	}
 	if q.Has("client") {
-		if f.Client, err = ParseClients(q.Get("client")); err != nil {
-			return f, err
+		if f.Client, err = ParsePrefix(q.Get("client")); err != nil {
+			return f, fmt.Errorf("client %w", err)
 		}
 	}
 	if q.Has("older") {
@@ -70,14 +70,14 @@ func ParseFlowFilter(q url.Values) (f FlowFilter, err error) {
 	return f, nil
 }
 
-// ParseClients reads a network of clients, or an address, which is one of itself alone.
-func ParseClients(s string) (netip.Prefix, error) {
-	if a, err := netip.ParseAddr(s); err == nil {
+// ParsePrefix reads a network, or an address, which is one of itself alone.
+func ParsePrefix(s string) (netip.Prefix, error) {
+	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
 		return netip.PrefixFrom(a.Unmap(), a.Unmap().BitLen()), nil
 	}
 	p, err := netip.ParsePrefix(s)
 	if err != nil {
-		return p, fmt.Errorf("client %q is not an address or a network (like 192.0.2.7 or 192.0.2.0/24)", s)
+		return p, fmt.Errorf("%q is not an address or a network (like 192.0.2.7 or 192.0.2.0/24)", s)
 	}
 	return p.Masked(), nil
 }

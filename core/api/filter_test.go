@@ -37,7 +37,7 @@ func TestFlowFilter(t *testing.T) {
 			t.Errorf("%s was taken", bad)
 		}
 	}
-	if p, err := ParseClients("::ffff:192.0.2.7"); err != nil || p != netip.MustParsePrefix("192.0.2.7/32") {
+	if p, err := ParsePrefix("::ffff:192.0.2.7"); err != nil || p != netip.MustParsePrefix("192.0.2.7/32") {
 		t.Errorf("%v, %v", p, err)
 	}
 }
