@@ -24,7 +24,7 @@ PREFIX ?= /usr/local
 BINDIR = $(PREFIX)/bin
 UNITDIR ?= /lib/systemd/system
 # of the packages: from the last tag on
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null | sed -E 's/^v//; /^[0-9]+\./!s/^/0.0.0-/' || echo 0.0.0)
+VERSION ?= $(or $(shell git describe --tags --always --dirty 2>/dev/null | sed -E 's/^v//; /^[0-9]+\./!s/^/0.0.0-/'),0.0.0)
 
 .PHONY: help install uninstall packages build demo unit race fuzz e2e test chaos vm bench scale policies generate lint clean need-root
 
