@@ -98,6 +98,9 @@ func (v *validator) static(key string, raw *rawBackend, svc *core.Service) Stati
 	if b.Mode == core.ModeDirect && addr.IsValid() && svc.VIP.IsValid() && addr.Is4() != svc.VIP.Is4() {
 		v.failf(key+"address", "%v is of another family than vip %v: mode direct sends packets as they are (give the backend's address of the VIP's family)", addr, svc.VIP)
 	}
+	if b.Mode == core.ModeTunnel && addr.IsValid() && svc.VIP.IsValid() && !(addr.Is4() && svc.VIP.Is4()) {
+		v.failf(key+"mode", "a backend's kernel takes IPv4 out of IPv4 at the tunnel's port (FOU), and vip %v or address %v is not (set mode = \"direct\", or have an agent there)", svc.VIP, addr)
+	}
 	return StaticBackend{strings.TrimSuffix(key, "."), b, v.staticCheck(key+"check.", raw.Check, &b, svc)}
 }
 

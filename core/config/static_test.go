@@ -70,6 +70,7 @@ func TestStaticBackendsRefused(t *testing.T) {
 		"name = \"b1\"|name = \"b2\"":          `service[0].backend[1].name: the service has a backend "b2" already`,
 		"10.0.0.11|10.0.0.12":                  "service[0].backend[1].address: backend b2 of the service has address 10.0.0.12, too",
 		"10.0.0.11|192.0.2.10":                 "backend[1].address: 192.0.2.10 is the VIP of service web: its packets would come back",
+		"10.0.0.11|2001:db8::11":               "backend[1].mode: a backend's kernel takes IPv4 out of IPv4 at the tunnel's port (FOU), and vip 192.0.2.10 or address 2001:db8::11 is not",
 		"10.0.0.11|127.0.0.1":                  "address: 127.0.0.1 is a loopback address: no packet",
 		"10.0.0.11|web1.example.com":           `address: "web1.example.com" is not an IP address`,
 		"mode = \"tunnel\"|mode = \"bridge\"":  "backend[1].mode: ",
